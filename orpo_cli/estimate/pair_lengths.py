@@ -16,8 +16,13 @@ class PairSize(NamedTuple):
     rejected: int
 
     @property
+    def total(self) -> int:
+        """Tokens of the pair with its prompt once, as `orpo data` counts them."""
+        return self.prompt + self.chosen + self.rejected
+
+    @property
     def packed(self) -> int:
-        """Tokens of the pair in a packed row."""
+        """Tokens of the pair in a packed row: the last token of a completion is predicted, and no input."""
         return self.prompt + max(0, self.chosen - 1) + max(0, self.rejected - 1)
 
     @property
@@ -30,12 +35,14 @@ class PairSize(NamedTuple):
 class PairLengths:
     """Lengths of the training pairs. ``measured``: read from the data; else the longest that the recipe allows.
 
-    ``notes``: what the data report says of the pairs that were read, such as rows of text that become messages.
+    ``notes``: what the data report says of the pairs that were read, such as rows of text that become messages. ``held_out``: the
+    number of held-out pairs, where it was counted.
     """
 
     pairs: tuple[PairSize, ...]
     measured: bool
     notes: tuple[str, ...] = ()
+    held_out: int | None = None
 
     @property
     def longest(self) -> PairSize:

@@ -79,8 +79,8 @@ def estimate_lines(document: dict[str, Any]) -> list[str]:
     ]
     step = document["step"]
     duration = "" if step["seconds"] is None else f", about {_seconds(step['seconds'])}"
-    subject = "per step and process" if several else "per step"
-    lines.append(f"# {subject}: {step['pairs']} pairs, about {step['tokens']:,} tokens{duration} ({step['how']})")
+    subject = "in a full step of a process" if several else "in a full step"
+    lines.append(f"# {subject}: {step['pairs']} pairs, about {step['tokens']:,} input tokens{duration} ({step['how']})")
     return [*lines, *_strategy_lines(document)] if several else lines
 
 

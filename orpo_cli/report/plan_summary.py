@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from orpo_cli.control_characters import one_line
@@ -85,7 +86,8 @@ def _entries(
     yield "model", [short_path(values["model"]["model_name_or_path"]), ", ".join(_model(plan, facts))]
     yield "method", [_method(plan, facts)]
     notes = inputs.lengths.notes if inputs is not None and screen.has_data_notes else ()
-    yield "data", [_sources(values["dataset"]), _lengths(plan, inputs if measured else None, count), *notes]
+    held_out = inputs.lengths.held_out if inputs is not None else None
+    yield "data", [_sources(values["dataset"], held_out), _lengths(plan, inputs if measured else None, count), *notes]
     yield "steps", [_schedule(plan, steps, count, measured=measured)]
     training = plan.training
     warmup = f"warmup {_number(training['warmup_steps'])}" if training.get("warmup_steps") else "no warmup"
@@ -122,13 +124,14 @@ def _method(plan: Plan, facts: ModelFacts | None) -> str:
     return f"{text}; {_count(trained)} trained parameters" if trained else text
 
 
-def _sources(dataset: dict[str, Any]) -> str:
-    held_out = dataset["eval"]
+def _sources(dataset: dict[str, Any], held_out_pairs: int | None) -> str:
+    """Paths of the sources, and what is held out, with its number of pairs where it was counted."""
+    held_out, number = dataset["eval"], "" if held_out_pairs is None else f" ({held_out_pairs:,})"
     if isinstance(held_out, list):
-        held_out = ", ".join(short_path(source["path"]) for source in held_out)
+        held_out = ", ".join(short_path(source["path"]) for source in held_out) + number.replace(")", " pairs)")
     elif held_out is not None:
         size = held_out["test_size"]
-        held_out = f"{size:.0%} of the pairs" if 0 < size < 1 else f"{size:g} pairs"
+        held_out = f"{size:.0%} of the pairs{number}" if 0 < size < 1 else f"{size:g} pairs"
     train = ", ".join(short_path(source["path"]) for source in dataset["train"])
     turns = "; a pair of each turn" if dataset["turns"] == "all" else ""
     rejected = "" if dataset["rejected"] == "first" else f"; rejected: {dataset['rejected']}"
@@ -138,8 +141,9 @@ def _sources(dataset: dict[str, Any]) -> str:
 def _lengths(plan: Plan, measured: EstimateInputs | None, count: int | None) -> str:
     limit = f"max_length {plan.training['max_length']:,}"
     if measured is not None:
-        mean, longest = measured.lengths.mean, measured.lengths.longest
-        return f"{count:,} pairs, with both completions {mean.packed:,} tokens on average and {longest.packed:,} at most; {limit}"
+        tokens = [pair.total for pair in measured.lengths.pairs]
+        each = f"{fmean(tokens):,.0f} a pair, {max(tokens):,} at most"
+        return f"{count:,} pairs, {sum(tokens):,} tokens with each prompt once ({each}); {limit}"
     known = "" if count is None else f"about {count:,} rows, "
     return f"{known}lengths not measured, {limit}"
 
@@ -188,7 +192,8 @@ def _memory(estimate: dict[str, Any], screen: Screen) -> list[str]:
 def _time(plan: Plan, step: dict[str, Any], steps: int | None, is_measured: bool) -> str:
     about = "about" if is_measured else "at most, for pairs of max_length:"
     tokens = step["tokens"] * plan.launch.num_processes
-    amount = f"{_count(tokens)} tokens a step" + ("" if steps is None else f", {_count(tokens * steps)} in total")
+    kind = "each prompt twice" if plan.engine.fast_path == "off" else "all but the last of each completion"
+    amount = f"a full step has {_count(tokens)} input tokens ({kind})"
     if step["seconds"] is None:
         return f"not known: {step['how']}; {amount}"
     each = f"{duration_text(step['seconds'])} a step"

@@ -10,6 +10,8 @@ from rich.text import Text
 
 from orpo_cli.control_characters import one_line
 from orpo_cli.planning.plan import is_leaf
+from orpo_cli.recipe.schema import Source
+from orpo_cli.recipe.source.yaml_writer import inline_yaml
 
 STYLES = {"decided": "bold", "override": "magenta", "environment": "magenta", "recipe": "", "default": "dim"}
 
@@ -73,12 +75,26 @@ def _location(entry: dict[str, Any]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A value as YAML writes it; a source without its unset keys."""
-    if isinstance(value, list):
+    """A value as YAML writes it, mappings in one line (flow style); a source without the keys that have their default."""
+    if isinstance(value, list) and not any(isinstance(item, dict) for item in value):
         return ", ".join(format_value(item) for item in value)
-    if isinstance(value, dict):
-        set_values = {name: inner for name, inner in value.items() if inner not in (None, {}, "auto", 1.0)}
-        return " ".join(f"{name}={format_value(inner)}" for name, inner in set_values.items())
+    if isinstance(value, list | dict):
+        only_one = isinstance(value, list) and len(value) == 1
+        return inline_yaml(_without_defaults(value[0] if only_one else value))
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _without_defaults(value: Any) -> Any:
+    """A mapping without its empty values and, where it is a source of pairs, without its defaults; also inside a list."""
+    if isinstance(value, list):
+        return [_without_defaults(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    unset = Source.model_construct().model_dump() if "path" in value else {}
+    return {
+        name: _without_defaults(inner)
+        for name, inner in value.items()
+        if inner not in (None, {}) and (name not in unset or inner != unset[name])
+    }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import UsageError
+from orpo_cli.estimate.batching import count_steps, steps_per_epoch
 from orpo_cli.planning.plan import Plan
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.plan import build_plan, check_local_data, load_recipe_reporting
@@ -156,14 +156,10 @@ def _find_pair(parts: PairTables, row: str) -> dict[str, PairTable]:
 
 def _count_steps(plan: Plan, pairs: int) -> dict[str, Any]:
     """Pairs per optimizer step, steps per epoch, and steps and epochs of the run."""
-    training = plan.training
-    pairs_per_step = plan.launch.pairs_per_step
-    steps_per_epoch = max(1, math.ceil(pairs / pairs_per_step))
-    max_steps = training.get("max_steps") or -1
-    steps = max_steps if max_steps > 0 else math.ceil(steps_per_epoch * training.get("num_train_epochs", 3))
+    in_epoch, steps = steps_per_epoch(plan, pairs), count_steps(plan, pairs)
     return {
-        "pairs_per_step": pairs_per_step,
-        "steps_per_epoch": steps_per_epoch,
+        "pairs_per_step": plan.launch.pairs_per_step,
+        "steps_per_epoch": in_epoch,
         "steps": steps,
-        "epochs": round(steps / steps_per_epoch, 2),
+        "epochs": round(steps / in_epoch, 2),
     }

@@ -44,9 +44,10 @@ def cached_lengths(preparation: Preparation) -> PairLengths | None:
     if prepared is None:
         return None
     columns = [prepared.train.token_counts(part).tolist() for part in ("prompt", "chosen", "rejected")]
-    value: dict[str, list[Any]] = {
+    value: dict[str, Any] = {
         "pairs": [list(each) for each in zip(*columns, strict=True)],
         "notes": list(prepared.report.train_notes()),
+        "held_out": prepared.report.eval_pairs,
     }
     varies = _DATE in str(prepared.encoder.tokenizer.chat_template)
     # The key again: a file may have changed, or have been downloaded, since it was computed.
@@ -55,9 +56,9 @@ def cached_lengths(preparation: Preparation) -> PairLengths | None:
     return _lengths(value)
 
 
-def _lengths(value: dict[str, list[Any]]) -> PairLengths:
+def _lengths(value: dict[str, Any]) -> PairLengths:
     pairs = tuple(PairSize(*each) for each in value["pairs"])
-    return PairLengths(pairs, measured=True, notes=tuple(value["notes"]))
+    return PairLengths(pairs, measured=True, notes=tuple(value["notes"]), held_out=value["held_out"])
 
 
 def _prepare(preparation: Preparation) -> PairTables | None:

@@ -31,14 +31,31 @@ def test_a_pipe_has_one_line_for_each_entry_and_decision(
     assert labels(done.stdout) == LABELS
     assert lines[0] == "recipe: ORPO of model, LoRA, on cpu"
     assert "steps     3 of 4 pairs, 0.5 epochs; no evaluation, no checkpoint" in lines
-    assert any(line.startswith("data      train.jsonl; held out: heldout.jsonl") for line in lines)
-    assert any(line.startswith("          24 pairs, with both completions ") for line in lines)
+    assert "data      train.jsonl; held out: heldout.jsonl (8 pairs)" in lines
     assert any(line.startswith("memory    0.") and line.endswith(" GB: fits") for line in lines)
     assert "  training.beta = 0.25: the paper's lambda" in done.stdout
     assert lines[-1] == "every value with its reason: orpo plan recipe.yaml --all"
-    everything = orpo_here("plan", "recipe.yaml", "--all").stdout
+    everything = orpo_here("plan", "recipe.yaml", "--all", "--set", "dataset.train.columns={chosen: chosen}").stdout
+    assert f"dataset.train = {{path: {tmp_path}/train.jsonl, columns: {{chosen: chosen}}}}  # " in everything
     assert len(everything.splitlines()) > 60
     assert json.loads(orpo_here("plan", recipe, "--json").stdout)["estimate"]["verdict"] == "fits"
+
+
+def test_the_plan_counts_pairs_tokens_and_steps_as_the_data_does(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    settings = ("dataset.eval={test_size: 0.1}", "training.max_steps=-1", "training.num_train_epochs=2")
+    settings += ("training.per_device_train_batch_size=5", "training.gradient_accumulation_steps=1")
+    for more in ((), ("training.dataloader_drop_last=true",)):
+        options = [word for each in (*settings, *more) for word in ("--set", each)]
+        data = json.loads(orpo_here("data", write_recipe(tmp_path), *options, "--json").stdout)
+        plan = orpo_here("plan", tmp_path / "recipe.yaml", *options).stdout
+        pairs, audit = data["report"]["train_pairs"], data["audit"]["train"]
+        assert (
+            f"{pairs} pairs, {audit['tokens']:,} tokens with each prompt once ({audit['tokens'] / pairs:.0f} a pair"
+            in plan
+        )
+        assert f"held out: 10% of the pairs ({data['report']['eval_pairs']})" in plan
+        assert f"steps     {data['steps']['steps']} of 5 pairs, 2 epochs" in plan
+        assert "input tokens (all but the last of each completion)" in plan
 
 
 def test_the_plan_says_how_rows_of_text_are_trained(
@@ -139,4 +156,10 @@ def test_a_training_prints_the_short_plan_and_logs_every_decision(
     assert "step 3/3  loss " in rest
     end = rest.partition("trained 3 steps in ")[2]
     assert "loss       " in end
-    assert next(line for line in end.splitlines() if line.startswith("  orpo ")).startswith("  orpo eval run ")
+    assert [line.split("  ")[1] for line in end.splitlines() if line.startswith("  orpo ")] == [
+        "orpo generate run --compare",
+        "orpo eval run",
+        "orpo report run",
+        "orpo merge run",
+    ]
+    assert orpo_here("generate", "run", "--compare", "--max-new-tokens", "2").returncode == 0

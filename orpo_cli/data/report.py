@@ -122,10 +122,10 @@ class SourceReport:
 
     def lines(self) -> list[str]:
         """Counts as lines of text."""
-        sampled = "" if self.available is None else f" of {self.available:,}, sampled before filters"
-        text = [
-            f"{self.part}: {self.path} [{self.split}], {self.format}: {self.rows_read:,} rows read{sampled}, {self.kept:,} kept"
-        ]
+        read = f"{self.rows_read:,} rows read"
+        if self.available is not None and self.available > self.rows_read:
+            read = f"{self.rows_read:,} of {self.available:,} rows read (drawn at random, max_samples)"
+        text = [f"{self.part}: {self.path} [{self.split}], {self.format}: {read}, {self.kept:,} kept"]
         for (reason, _), line in zip(self.dropped.most_common(), self.drop_lines(), strict=True):
             text += [f"  dropped {line}", *(f"    {remedy}" for remedy in self.remedies.get(reason, ()))]
         if self.used is not None:

@@ -29,13 +29,15 @@ TURN_MARKERS = sorted(
 class TinyBase:
     """What was written. ``replaced``: a sentence for each replaced part. ``modules``: the names of its modules.
 
-    ``is_guess``: the architecture is the one that the name of the model suggests.
+    ``is_guess``: the architecture is the one that the name of the model suggests. ``hub_message``: why the hub did not give the
+    configuration, at the end of a sentence in ``replaced``; else empty.
     """
 
     config: PreTrainedConfig
     replaced: list[str]
     modules: tuple[str, ...]
     is_guess: bool
+    hub_message: str
 
 
 def save_tiny_base(source: ModelSource[ModelSection], folder: Path) -> TinyBase:
@@ -50,8 +52,9 @@ def save_tiny_base(source: ModelSource[ModelSection], folder: Path) -> TinyBase:
     except HubError as error:
         tokenizer = byte_tokenizer(section)
         replaced.append(f"tokenizer: one token a byte. {error.message}")
-    config, change, is_guess = _config_or_replacement(source)
-    replaced += change
+    config, change, hub_message, is_guess = _config_or_replacement(source)
+    if hub_message:
+        replaced = [each.removesuffix(f" {hub_message}") for each in replaced] + [f"{change} {hub_message}"]
     small, model = _tiny_model(config, tokenizer, section)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -60,27 +63,27 @@ def save_tiny_base(source: ModelSource[ModelSection], folder: Path) -> TinyBase:
         for name in ("hidden_size", "num_hidden_layers")
     )
     replaced.insert(0, f"weights: random, of a {type(model).__name__} with width {width} and layers {layers}")
-    return TinyBase(small, replaced, tuple(name for name, _ in model.named_modules()), is_guess)
+    return TinyBase(small, replaced, tuple(name for name, _ in model.named_modules()), is_guess, hub_message)
 
 
-def _config_or_replacement(source: ModelSource[ModelSection]) -> tuple[PreTrainedConfig, list[str], bool]:
-    """(configuration, sentence if it is not that of the model, whether its architecture is a guess)."""
+def _config_or_replacement(source: ModelSource[ModelSection]) -> tuple[PreTrainedConfig, str, str, bool]:
+    """(configuration, what it is if it is not that of the model, message of the hub, whether its architecture is a guess)."""
     from transformers import AutoConfig
 
     section = source.section
     name = section.model_name_or_path
     try:
-        return source.config(), [], False
+        return source.config(), "", "", False
     except HubError as error:
         known = known_config(name)
         if known is not None:
-            replaced = f"configuration: the one that orpo-cli knows {name} has. {error.message}"
-            return apply_rope_scaling(known, section), [replaced], False
+            replaced = f"configuration: the one that orpo-cli knows {name} has."
+            return apply_rope_scaling(known, section), replaced, error.message, False
         if isinstance(error, HubRefused):
             raise
         guess = guess_model_type(name)
-        replaced = f"architecture: {guess}, by the name of the model; the real one may differ. {error.message}"
-        return apply_rope_scaling(AutoConfig.for_model(guess), section), [replaced], True
+        replaced = f"architecture: {guess}, by the name of the model; the real one may differ."
+        return apply_rope_scaling(AutoConfig.for_model(guess), section), replaced, error.message, True
 
 
 def _tiny_model(

@@ -50,8 +50,8 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
         tiny = save_tiny_base(source, folder / "base")
         pairs, pair_changes = _replace_unreachable_pairs(plan, folder, console)
         replaced = [*tiny.replaced, *pair_changes]
-        for change in replaced:
-            console.note(f"--smoke: {change}")
+        for change in replaced:  # the plan has warned of a model that the hub does not give
+            console.note(f"--smoke: {change.removesuffix(f' {tiny.hub_message}')}")
         tiny_plan = smoke_plan(
             plan,
             base=folder / "base",
@@ -85,7 +85,7 @@ def _temporary_folder(console: Console) -> Iterator[Path]:
         yield directory.path
     except (Interrupted, KeyboardInterrupt):
         directory.remove()
-        raise Interrupted(f"interrupted{interruption.by_cause()}; the smoke run is removed.") from None
+        raise Interrupted(f"{interruption.interrupted()}: the smoke run is removed.") from None
     except BaseException:
         directory.keep()
         console.warn(f"the files of the smoke run are kept in {directory.path}")

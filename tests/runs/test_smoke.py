@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.tiny import write_recipe
+from support.tiny import write_pairs, write_recipe
 from transformers import AutoConfig
 
 
@@ -41,13 +41,16 @@ def test_a_smoke_run_uses_data_and_tokenizer_of_the_recipe_and_leaves_nothing(tm
 
 
 def test_a_smoke_run_reports_every_value_that_it_changes(tmp_path: Path, smoke: Any) -> None:
-    done, _ = smoke(write_recipe(tmp_path, steps=500, training={"per_device_train_batch_size": 16}))
+    recipe = write_recipe(tmp_path, steps=500, training={"per_device_train_batch_size": 16})
+    write_pairs(tmp_path / "train.jsonl", 100)
+    done, _ = smoke(recipe)
     assert "weights: random, of a LlamaForCausalLM with width 64 instead of 32 and layers 2 instead of 2" in done.stderr
     for line in (
         "training.max_steps = 2  (--smoke: ",
         "training.per_device_train_batch_size = 2  (--smoke: ",
-        "dataset.train = path=",
+        f"dataset.train = {{path: {tmp_path}/train.jsonl, max_samples: 64}}  (--smoke: ",
         "merge.dtype = float32  (--smoke: ",
+        "64 of 100 rows read (drawn at random, max_samples), 64 kept",
     ):
         assert line in done.stderr
 
@@ -104,6 +107,7 @@ def test_without_the_hub_the_name_of_a_model_gives_its_architecture(
     done, left = smoke(write_recipe(tmp_path), *changes)
     assert done.returncode == 0, done.stderr
     assert f"architecture: {architecture}, by the name of the model" in done.stderr
+    assert done.stderr.count("is not on this machine") == 1
     assert done.stdout.endswith("; replaced: weights, tokenizer, architecture\n")
     assert ("lora.target_modules = all-linear" in done.stderr) == ("Wqkv" in str(settings))
     assert left == []

@@ -293,7 +293,7 @@ def test_prepare_eval_of_a_separate_source_reads_no_train_data(tmp_path: Path) -
 def test_max_samples_is_reported(tmp_path: Path) -> None:
     report = run({"train": {**write(tmp_path / "x.jsonl", pairs(50)), "max_samples": 7}}).report
     assert (report.sources[0].available, report.rows_read, report.kept) == (50, 7, 7)
-    assert "7 rows read of 50, sampled before filters" in report.lines()[0]
+    assert "7 of 50 rows read (drawn at random, max_samples), " in report.lines()[0]
 
 
 def test_fingerprints_depend_on_the_token_ids(tmp_path: Path) -> None:

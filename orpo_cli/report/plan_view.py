@@ -92,7 +92,8 @@ def _without_defaults(value: Any) -> Any:
         return [_without_defaults(item) for item in value]
     if not isinstance(value, dict):
         return value
-    unset = Source.model_construct().model_dump() if "path" in value else {}
+    fields = Source.model_fields if "path" in value else {}
+    unset = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
     return {
         name: _without_defaults(inner)
         for name, inner in value.items()

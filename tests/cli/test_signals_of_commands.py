@@ -87,7 +87,7 @@ def test_a_converter_in_another_process_ends_with_the_command(
     [
         (["data"], "orpo_cli.data.source_reader:SourceReader._truncate_batch"),
         (["plan"], "orpo_cli.cli.plan:build_plan"),
-        (["validate"], "orpo_cli.cli.validate:load_recipe"),
+        (["validate"], "orpo_cli.cli.validate:load_complete_recipe"),
     ],
 )
 def test_a_command_on_a_recipe_leaves_no_cache_entry(tmp_path: Path, arguments: list[str], function: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import xxhash
 
+from orpo_cli.evaluation.base_digests import base_digests
 from orpo_cli.evaluation.eval_target import EvalTarget, Variant
 from orpo_cli.evaluation.generation import (
     Completion,
@@ -21,6 +23,7 @@ from orpo_cli.evaluation.generation import (
     stop_token_ids,
 )
 from orpo_cli.evaluation.prompts import Prompt
+from orpo_cli.json_cache import code_digest
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -40,6 +43,9 @@ class AnswerBackend(Protocol):
     def environment(self) -> dict[str, Any]:
         """Versions and device: they change answers by rounding at most."""
 
+    def compared_weights(self) -> str | None:
+        """Digest of the weights whose answers are compared with these, where they are other weights."""
+
     def plan_batches(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, batch_size: int | None
     ) -> list[list[int]]:
@@ -56,6 +62,9 @@ class FixedBatches:
 
     prompts_per_batch: int
 
+    def compared_weights(self) -> None:
+        """No other weights: all variants are in one file."""
+
     def plan_batches(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, batch_size: int | None
     ) -> list[list[int]]:
@@ -67,24 +76,48 @@ class FixedBatches:
 class TransformersBackend:
     """Generation with transformers, on the model of an evaluation target."""
 
-    def __init__(self, target: EvalTarget, end_token_ids: frozenset[int]) -> None:
+    def __init__(self, target: EvalTarget, end_token_ids: frozenset[int], variants: tuple[Variant, ...]) -> None:
         self.target = target
+        self.variants = variants
         self.stops = stop_token_ids(target.model, target.tokenizer, end_token_ids)
 
     def settings(self) -> dict[str, Any]:
         """Weights, dtype and end tokens."""
         return {
             "backend": "transformers",
-            "weights": weights_digest(self.target.model),
+            "weights": self._weights(),
             "dtype": str(self.target.model.dtype).removeprefix("torch."),
             "stop_token_ids": self.stops,
             "stop_tokens": self.target.tokenizer.convert_ids_to_tokens(self.stops),
         }
 
+    def _weights(self) -> str:
+        """Digest of the weights that answer.
+
+        Of the base alone: of all its bytes, its configuration and its tokenizer, so that training the adapter does not change it.
+        Where these do not decide the answers, and for other variants: of the run's model.
+        """
+        tokenizer = getattr(self.target.tokenizer, "backend_tokenizer", None)
+        if self.variants == ("base",) and tokenizer is not None:
+            with self.target.use_variant("base") as model:
+                digests = base_digests(model)
+            if digests is not None:
+                return xxhash.xxh3_128_hexdigest("\0".join([*digests[1:], tokenizer.to_str()]).encode())
+        return weights_digest(self.target.model)
+
+    def compared_weights(self) -> str | None:
+        """Digest of the weights whose answers are compared with those of the base alone; None for other variants."""
+        return weights_digest(self.target.model) if self.variants == ("base",) else None
+
     def environment(self) -> dict[str, Any]:
-        """Versions, device and threads."""
+        """Versions, device, threads and code."""
         device = self.target.model.device
+        root = Path(__file__).parents[1]
+        code = code_digest(
+            (), [module for folder in ("evaluation", "model") for module in (root / folder).glob("*.py")]
+        )
         return {
+            "code": code,
             **{name: version(name) for name in ("torch", "transformers", "peft")},
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "threads": torch.get_num_threads(),

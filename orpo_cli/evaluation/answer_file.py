@@ -80,12 +80,24 @@ class AnswerFile:
             )
         return not changed
 
-    def set_aside_other_weights(self) -> Path | None:
-        """Move what was begun with other weights, which nothing can continue, to a new folder beside it. Returns this folder."""
+    def set_aside_other_weights(self, about: dict[str, Any]) -> Path | None:
+        """Move what was begun with other weights, which nothing can continue, to a new folder beside it. Returns this folder.
+
+        ``about``: the other parts of the settings file now. Answers of a base are compared with those of ``compared_weights``: if
+        these have changed, they are answered again in the environment of now, so the answers of the base are kept only if it
+        is the same.
+        """
         check_is_answer_file(self.path)
-        before = recorded_settings(self.path)
-        if before.get("weights") == self.settings["weights"] or not (self.path.exists() or self.partial.exists()):
+        if not (self.path.exists() or self.partial.exists()):
             return None
+        document = read_json_object(self.settings_path)
+        about = redact_record(json.loads(json.dumps(about)))
+        if recorded_settings(self.path).get("weights") == self.settings["weights"]:
+            if document.get("compared_weights") == about.get("compared_weights"):
+                return None
+            if document.get("environment") == about["environment"]:
+                self._write_document({**document, "compared_weights": about["compared_weights"]})
+                return None
         folder = unused_name(self.path.with_name(f"{self.path.stem}.other-weights"))
         with explain_write_errors(folder, NO_SPACE_REMEDY):
             folder.mkdir()
@@ -132,7 +144,9 @@ class AnswerFile:
 
     def write_settings(self, **others: Any) -> None:
         """Write the settings file: what decides the answers, and ``others``."""
-        document = {DECIDING: self.settings, **others}
+        self._write_document({DECIDING: self.settings, **others})
+
+    def _write_document(self, document: dict[str, Any]) -> None:
         atomic_write_text(
             self.settings_path,
             escape_json_controls(json.dumps(redact_record(document), indent=2, ensure_ascii=False)) + "\n",

@@ -62,16 +62,16 @@ def answer_prompts(
     long, MachineError where the memory or the disk is too small, Interrupted (the answers so far are kept) after a signal.
     ``backend``: None for transformers. Another one needs no model in ``target``.
     """
-    backend = backend or TransformersBackend(target, options.end_token_ids)
+    backend = backend or TransformersBackend(target, options.end_token_ids, options.variants)
     generation = _Generation(target, prompts, options, backend, note, begin_count)
     if output is None:
         return generation.run(None)
     file = AnswerFile(output, generation.settings())
     with file.locked():
-        if options.replace_other_weights and (folder := file.set_aside_other_weights()):
+        if options.replace_other_weights and (folder := file.set_aside_other_weights(generation.about())):
             note(
-                f"{output} has answers of other weights, such as those before further training: they are moved to {folder}, and "
-                "the prompts are answered again"
+                f"{output} has answers of other weights, such as those before further training, or of another environment beside "
+                f"them: they are moved to {folder}, and the prompts are answered again"
             )
         return generation.run(file)
 
@@ -112,13 +112,22 @@ class _Generation:
             "batches": {"count": len(self.batches), "digest": _digest(self.batches)},
         }
 
+    def about(self) -> dict[str, Any]:
+        """What else the settings file says: the model, the environment, and the weights whose answers are compared with these."""
+        environment = {"orpo_cli": __version__, **self.backend.environment()}
+        compared = self.backend.compared_weights()
+        return {
+            "model": self.target.name,
+            "environment": environment,
+            **({} if compared is None else {"compared_weights": compared}),
+        }
+
     def run(self, file: AnswerFile | None) -> dict[Variant, list[Completion]]:
         if file is not None:
             if self._take_complete(file):
                 self.note(f"{file.path} is complete, with the same settings: nothing is generated again")
                 return self._in_order()
-            environment = {"orpo_cli": __version__, **self.backend.environment()}
-            about = {"model": self.target.name, "environment": environment}
+            about = self.about()
             self._take_partial(file)
             file.write_settings(**about)
         try:

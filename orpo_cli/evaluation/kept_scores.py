@@ -6,10 +6,8 @@ how the pairs are packed, the device and its threads, the versions and the code.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +17,7 @@ from typing import Any
 import torch
 
 from orpo_cli import __version__
+from orpo_cli.evaluation.base_digests import base_digests
 from orpo_cli.evaluation.preference_scores import PairScores
 from orpo_cli.json_cache import code_digest, read_cached, write_cached
 from orpo_cli.run_attempts import now
@@ -31,9 +30,6 @@ CODE = (
     "training/shared_lower_layers.py",
     "training/engine/*.py",
 )
-NOT_DECIDING = {  # of a model's configuration
-    "_name_or_path", "transformers_version", "use_cache", "dtype", "bos_token_id", "eos_token_id", "pad_token_id",
-}  # fmt: skip
 COLUMNS = ("prompt_input_ids", "chosen_answer_ids", "rejected_answer_ids")
 TENSORS = ("chosen", "rejected", "longer", "weights")  # of PairScores
 NUMBERS = ("nll", "nll_tokens", "logits_chosen", "logits_rejected")
@@ -61,14 +57,14 @@ def scores_key(model: Any, rows: Sequence[Mapping[str, Any]], settings: Mapping[
     """
     if os.environ.get("ORPO_SCORE_CACHE") == "0":
         return None
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
-    weights = _weights_digest(base)
-    if weights is None or not type(base).__module__.startswith("transformers."):
+    digests = base_digests(model)
+    if digests is None:
         return None
+    base, weights, config = digests
     kind = base.device.type
     return {
         "weights": weights,
-        "config": _config_digest(base),
+        "config": config,
         "pairs": _pairs_digest(rows),
         "settings": dict(sorted(settings.items())),
         "autocast": str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None,
@@ -117,12 +113,6 @@ def keep_scores(key: Key, scores: PairScores, by: str) -> None:
     write_cached(KIND, key, {"computed": now(), "by": by, **values})
 
 
-def _config_digest(base: Any) -> str:
-    config = {name: value for name, value in base.config.to_dict().items() if name not in NOT_DECIDING}
-    values = [type(base).__name__, config, base.config._attn_implementation]
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
-
-
 def _pairs_digest(rows: Sequence[Mapping[str, Any]]) -> str:
     """xxh3 of all token ids and weights."""
     import numpy as np
@@ -134,40 +124,6 @@ def _pairs_digest(rows: Sequence[Mapping[str, Any]]) -> str:
         digest.update(f"{[len(each) for each in ids]} {float(row.get('weight', 1.0))}".encode())
         digest.update(np.concatenate(ids).data)
     return digest.hexdigest()
-
-
-def _weights_digest(base: torch.nn.Module) -> str | None:
-    """xxh3 of all weights and buffers but those of adapters, which have the same names without adapters; None if unknown."""
-    import xxhash
-
-    digest = xxhash.xxh3_128()
-    for name, tensor in sorted(_base_tensors(base), key=lambda item: item[0]):
-        if type(tensor).__name__ == "DTensor" or tensor.device.type == "meta" or tensor.dtype is torch.int8:
-            return None
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _base_tensors(base: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    of_adapters: set[int] = set()
-    for module in base.modules():
-        if isinstance(module, BaseTunerLayer):
-            parts = [getattr(module, name, None) for name in module.adapter_layer_names]
-            of_adapters |= {
-                id(each) for part in parts if isinstance(part, torch.nn.Module) for each in part.parameters()
-            }
-            of_adapters |= {id(each) for part in parts if isinstance(part, torch.nn.Module) for each in part.buffers()}
-    for name, tensor in (*base.named_parameters(), *base.named_buffers()):
-        if id(tensor) in of_adapters:
-            continue
-        name = name.replace(".base_layer.", ".")
-        yield name, tensor
-        state = getattr(tensor, "quant_state", None)  # of a 4-bit weight
-        if state is not None:
-            yield from ((f"{name}.{part}", value) for part, value in state.as_dict(packed=True).items())
 
 
 @cache

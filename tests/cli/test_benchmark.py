@@ -141,25 +141,69 @@ def test_figures_from_before_further_training_are_marked(run: RunDir, measured: 
         run.run.write_text(before)
 
 
-def test_a_benchmark_after_further_training_is_measured_again(tmp_path: Path) -> None:
-    run = make_eval_run(tmp_path / "run")
+def train_further(run: RunDir) -> None:
+    """Other weights in the result, as after further training."""
+    weights = next(run.result().glob("*model.safetensors"))
+    save_file({name: tensor + 0.5 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+
+
+def moved_answers(run: RunDir) -> set[str]:
+    return {path.name for path in run.benchmarks.rglob("*.other-weights/*")}
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_after_further_training_only_the_tuned_model_answers_again(full: bool, tmp_path: Path) -> None:
+    run = make_eval_run(tmp_path / "run", full=full)
     data = write_lines(tmp_path / "mt_bench.jsonl", MT_BENCH)
     arguments = (run.root, "--task", "mt_bench", "--data", data, "--max-new-tokens", 8, "--json")
     before = json.loads(invoke(*arguments).stdout)
-    weights = run.result() / "adapter_model.safetensors"
-    save_file({name: tensor + 0.5 for name, tensor in load_file(weights).items()}, weights)
+    base_files = {path: path.stat().st_mtime_ns for path in run.benchmarks.rglob("answers/base-*.jsonl")}
+    assert len(base_files) == 4
+    train_further(run)
     done = invoke(*arguments)
     assert done.exit_code == 0, done.exception
-    assert "answers of other weights" in " ".join(done.stderr.split())
-    kept = {path.name for path in run.benchmarks.rglob("*.other-weights/*")}
-    names = {
-        f"{who}-turn-{turn}-temperature-{at}" for who in ("base", "tuned") for turn in (1, 2) for at in ("0", "0.7")
-    }
-    assert kept == {f"{name}{end}" for name in names for end in (".jsonl", ".settings.json")}
+    notes = " ".join(done.stderr.split())
+    assert notes.count("answers of other weights") == 4
+    assert notes.count("nothing is generated again") == 4
+    names = {f"tuned-turn-{turn}-temperature-{at}" for turn in (1, 2) for at in ("0", "0.7")}
+    assert moved_answers(run) == {f"{name}{end}" for name in names for end in (".jsonl", ".settings.json")}
+    assert {path: path.stat().st_mtime_ns for path in base_files} == base_files
     after = json.loads(done.stdout)
-    assert after["models"]["base"]["answers"] == before["models"]["base"]["answers"]
+    assert after["models"]["base"] == before["models"]["base"]
     assert after["models"]["tuned"]["answers"] != before["models"]["tuned"]["answers"]
     assert isinstance(invoke(*arguments[:-2], 9).exception, UsageError)
+
+
+def test_another_base_answers_again(tmp_path: Path) -> None:
+    run = make_eval_run(tmp_path / "run")
+    data = write_lines(tmp_path / "alpaca.jsonl", ALPACA)
+    arguments = (run.root, "--task", "alpaca_eval", "--data", data, "--max-new-tokens", 8)
+    assert invoke(*arguments).exit_code == 0
+    weights = tmp_path / "run" / "base" / "model.safetensors"
+    tensors = load_file(weights)
+    name, tensor = next((name, each) for name, each in tensors.items() if each.numel() > 1024)
+    tensor.view(-1)[7] += 1  # one value of a large tensor
+    save_file({**tensors, name: tensor}, weights, {"format": "pt"})
+    assert invoke(*arguments).exit_code == 0
+    assert "base-turn-1-temperature-0.jsonl" in moved_answers(run)
+
+
+def test_the_base_answers_again_beside_a_tuned_model_in_another_environment(tmp_path: Path) -> None:
+    run = make_eval_run(tmp_path / "run")
+    data = write_lines(tmp_path / "alpaca.jsonl", ALPACA)
+    arguments = (run.root, "--task", "alpaca_eval", "--data", data, "--max-new-tokens", 8)
+    assert invoke(*arguments).exit_code == 0
+    (settings,) = run.benchmarks.rglob("answers/base-*.settings.json")
+    document = json.loads(settings.read_text())
+    document["environment"]["torch"] = "2.0.0"
+    settings.write_text(json.dumps(document))
+    assert invoke(*arguments).exit_code == 0
+    assert moved_answers(run) == set()  # neither model answers again
+    train_further(run)
+    assert invoke(*arguments).exit_code == 0
+    assert {name for name in moved_answers(run) if name.endswith("0.jsonl")} == {
+        f"{variant}-turn-1-temperature-0.jsonl" for variant in ("base", "tuned")
+    }
 
 
 def test_the_terminal_shows_figures_and_the_command_of_the_judge(run: RunDir, tmp_path: Path) -> None:

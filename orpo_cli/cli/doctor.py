@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Annotated
 
 import typer
@@ -49,7 +50,7 @@ def command(
         raise UsageError("--set needs a recipe.", remedy="Give one, or leave --set out.")
     loaded = None if recipe is None else load_recipe_reporting(recipe, overrides, console, strict=False)
     diagnosis = diagnose(loaded)
-    console.result(_overview(diagnosis))
+    console.result(_overview(diagnosis, console.out.width if console.out.is_terminal else None))
     for problem in diagnosis.problems:
         console.print_line(f"error: {problem['message']}")
         console.print_line(f"  → {problem['remedy']}")
@@ -59,7 +60,8 @@ def command(
     raise typer.Exit(exit_code)
 
 
-def _overview(diagnosis: Diagnosis) -> Text:
+def _overview(diagnosis: Diagnosis, columns: int | None) -> Text:
+    """A row per fact; on a terminal of ``columns`` its lines end between words."""
     machine, hub = diagnosis.machine, diagnosis.hub
     rows = [("orpo-cli", __version__)]
     if machine:
@@ -85,8 +87,15 @@ def _overview(diagnosis: Diagnosis) -> Text:
         rows.append(("hub cache", f"{hub['cache']}, {hub['cache_free_bytes'] / GIB:.0f} GiB free"))
         if hub["offline"]:
             rows.append(("hub", "switched off by HF_HUB_OFFLINE"))
-    width = max(len(name) for name, _ in rows)
-    return Text("\n").join(Text.assemble((f"{name:{width}}", "bold"), "  ", value) for name, value in rows)
+    width = max(len(name) for name, _ in rows) + 2
+    if columns is not None:
+        rows = [(name, _wrap(value, columns - 1 - width, " " * width)) for name, value in rows]
+    return Text("\n").join(Text.assemble((f"{name:{width}}", "bold"), value) for name, value in rows)
+
+
+def _wrap(text: str, width: int, indent: str) -> str:
+    lines = textwrap.wrap(text, max(20, width), break_long_words=False, break_on_hyphens=False)
+    return f"\n{indent}".join(lines)
 
 
 def _machine_rows(machine: Machine) -> list[tuple[str, str]]:

@@ -5,6 +5,8 @@ import os
 import sys
 from importlib import metadata
 
+from support.terminal import Terminal, run_in_terminal
+
 from orpo_cli.workflows.doctor import EXTRAS, required_packages
 
 TOKEN = "hf_" + "x" * 30
@@ -131,3 +133,14 @@ def test_a_recipe_without_special_needs_can_run(tmp_path, orpo_here):
     done = orpo_here("doctor", tmp_path / "x.yaml", "--json")
     assert (done.returncode, json.loads(done.stdout)["recipe"]) == (0, [])
     assert orpo_here("doctor", "--set", "name=x").returncode == 2
+
+
+def test_lines_of_a_terminal_end_between_words(tmp_path):
+    command = [sys.executable, "-m", "orpo_cli", "doctor"]
+    code, output = run_in_terminal(command, tmp_path, width=60, ORPO_CACHE="/no/such/cache/of/orpo")
+    terminal = Terminal(60)
+    terminal.feed(output)
+    lines = terminal.text().splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("cache "))
+    assert code == 0
+    assert "0 MiB (docs/install.md says what you may delete)" in " ".join(" ".join(lines[at : at + 2]).split())

@@ -16,12 +16,8 @@ from orpo_cli.cli.schema import schema_text
 from orpo_cli.data.filters import REASONS, REMEDIES
 from orpo_cli.data.formats.detect import FORMATS
 from orpo_cli.data.sources.row_limit import DEFAULT, DOCUMENT_ROWS, VARIABLE
-from orpo_cli.model.chat_template_limits import (
-    MAX_CPU_SECONDS,
-    MAX_MEMORY_BYTES,
-    MAX_TEMPLATE_CHARS,
-    MAX_TEXT_CHARS,
-)
+from orpo_cli.model.chat_template_limits import MAX_TEMPLATE_CHARS, MAX_TEXT_CHARS
+from orpo_cli.model.chat_template_watch import MAX_CPU_SECONDS, MAX_MEMORY_BYTES
 from orpo_cli.recipe.explanations import problem_codes, read_explanation
 from orpo_cli.recipe.field_types import section_of
 from orpo_cli.recipe.legacy.unsupported_launch_args import UNSUPPORTED_LAUNCH_ARGS

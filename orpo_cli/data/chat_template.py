@@ -31,7 +31,8 @@ from orpo_cli.model.chat_template_errors import (
     template_errors,
     tool_call_suffix,
 )
-from orpo_cli.model.chat_template_limits import ChatTemplateLimit, limit_chat_templates, render_conversations
+from orpo_cli.model.chat_template_limits import limit_chat_templates, render_conversations
+from orpo_cli.model.chat_template_watch import ChatTemplateLimit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

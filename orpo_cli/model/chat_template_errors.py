@@ -46,7 +46,8 @@ def describe_template_error(error: Exception) -> str:
 @contextmanager
 def explain_template_errors(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
     """Turn the errors of a rendering into ChatTemplateError. It also has the limits of chat_template_limits."""
-    from orpo_cli.model.chat_template_limits import ChatTemplateLimit, limit_chat_templates
+    from orpo_cli.model.chat_template_limits import limit_chat_templates
+    from orpo_cli.model.chat_template_watch import ChatTemplateLimit
 
     limit_chat_templates()
     try:

@@ -1,21 +1,14 @@
-"""Limits of chat templates: size of the template and of texts, time and memory of a rendering.
+"""Limits of chat templates: size of the template and of the texts and integers that it computes.
 
 Templates come from strangers. The sandbox of transformers keeps them from files and from Python's internals, not from loops that
-never end and texts that double. A thread cannot be stopped from outside while it is in C, so operations that make a large value
-at once are checked before they run; a second thread ends what takes long or fills the memory in small steps.
+never end and texts that double. Operations that make a large value at once are checked here before they run;
+``chat_template_watch`` ends what takes long or fills the memory in small steps.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 import re
-import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jinja2
@@ -23,36 +16,14 @@ from jinja2.compiler import CodeGenerator
 from jinja2.runtime import LoopContext, new_context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from orpo_cli.errors import DataError
+from orpo_cli.model.chat_template_watch import ChatTemplateLimit, watched
 
 MAX_TEMPLATE_CHARS = 1 << 20  # the largest published templates have about 30,000
-MAX_TEXT_CHARS = (
-    1 << 26
-)  # of a rendering, and of each value in it; a row of data has at most a quarter of it by default
+MAX_TEXT_CHARS = 1 << 26  # of a rendering and of each value in it; a row has at most a quarter of it by default
 MAX_INT_BITS = 1 << 16
-MAX_CPU_SECONDS = 20.0  # of one rendering; a template of 200 lines takes less than a millisecond per message
-MAX_MEMORY_BYTES = 2 << 30  # growth of the process during one rendering
-_CHECK_SECONDS = 0.1
-_IDLE_SECONDS = 5.0
-_REPEAT_SECONDS = 1.0
 _PADDING = ("center", "ljust", "rjust", "zfill", "expandtabs", "wordwrap", "batch", "slice", "tojson")
 _FILTERS = ("center", "indent", "wordwrap", "replace", "join", "format", "batch", "slice", "tojson")
 _LOOP_ATTRIBUTES = frozenset({"first", "last", "index", "index0", "revindex", "revindex0", "length"})  # numbers
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-
-class ChatTemplateLimit(DataError):
-    """A chat template exceeds one of the limits; ``stopped`` by the thread that watches it."""
-
-    line: int | None = None
-
-    def __init__(self, reason: str, *, stopped: bool = False) -> None:
-        super().__init__(reason)
-        self.stopped = stopped
-
-
-class _Stopped(BaseException):
-    """Raised in the thread of a rendering by the thread that watches it."""
 
 
 def limit_chat_templates() -> None:
@@ -85,7 +56,7 @@ def render_conversations(
         )
         return [concat(root(context)) for context in contexts]
 
-    return list(_watched(render))
+    return list(watched(render))
 
 
 def template_line(error: BaseException) -> int | None:
@@ -120,7 +91,7 @@ class _LimitedTemplate(jinja2.Template):
     def render(self, *args: Any, **kwargs: Any) -> str:
         """Render as jinja2 does. Raises ChatTemplateLimit."""
         try:
-            return str(_watched(super().render, *args, **kwargs))
+            return str(watched(super().render, *args, **kwargs))
         except ChatTemplateLimit as error:
             line = template_line(error)
             if line is not None:  # of the code that jinja2 compiles, if it was stopped
@@ -141,7 +112,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             raise ChatTemplateLimit(f"it has {len(str(source)):,} characters, more than {MAX_TEMPLATE_CHARS:,}")
         for name in _FILTERS:  # transformers has added its own
             self.filters[name] = _limited_filter(name, self.filters[name])
-        return _watched(super().from_string, source, *args, **kwargs)
+        return watched(super().from_string, source, *args, **kwargs)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """An attribute, as the sandbox gives it; without its checks for the numbers of a loop, which are the most frequent."""
@@ -259,117 +230,3 @@ def _check_size(size: int) -> None:
 def _check_bits(bits: int) -> None:
     if bits > MAX_INT_BITS:
         raise ChatTemplateLimit(f"it computes an integer of {bits:,} bits, more than {MAX_INT_BITS:,}")
-
-
-@dataclass
-class _Rendering:
-    """A rendering that is watched; the first check sets its clock. ``reason``: why it was stopped."""
-
-    clock: int | None = None  # of the CPU time of its thread, where the system has one
-    started: float | None = None
-    memory: int = 0
-    reason: str = ""
-    stopped_at: float = 0.0
-
-    def seconds(self) -> float:
-        """Seconds on the clock."""
-        return time.monotonic() if self.clock is None else time.clock_gettime(self.clock)
-
-
-_lock = threading.Lock()
-_renderings: dict[int, _Rendering] = {}  # by thread
-_watcher: threading.Thread | None = None
-
-
-def _forget_renderings() -> None:
-    """In a forked process: a thread that it does not have may hold the lock, and its renderings are not here."""
-    global _lock, _watcher
-    _lock, _watcher = threading.Lock(), None
-    for thread in [each for each in _renderings if each != threading.get_ident()]:
-        del _renderings[thread]
-
-
-os.register_at_fork(after_in_child=_forget_renderings)
-
-
-def _watched(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call ``function`` and end it where it exceeds the limits of time or memory. Raises ChatTemplateLimit."""
-    thread = threading.get_ident()
-    if thread in _renderings:
-        return function(*args, **kwargs)
-    rendering = _Rendering()
-    try:
-        try:
-            with _lock:
-                _renderings[thread] = rendering
-                _start_watcher()
-            return function(*args, **kwargs)
-        finally:
-            _end_watch(thread, rendering)
-    except _Stopped as error:
-        _end_watch(thread, rendering)
-        raise ChatTemplateLimit(rendering.reason, stopped=True).with_traceback(error.__traceback__) from None
-
-
-def _end_watch(thread: int, rendering: _Rendering) -> None:
-    with _lock:
-        _renderings.pop(thread, None)
-        if rendering.reason:  # not raised yet, if the rendering ended at the same moment
-            _raise_pending(thread)
-
-
-def _raise_pending(thread: int) -> None:
-    """Let the exception that may be pending for this thread be raised here, and catch it.
-
-    PyThreadState_SetAsyncExc can also withdraw it. But the interpreter of Python 3.11 then checks for it forever, which makes
-    all code slower, and a profiled function may never end.
-    """
-    with suppress(_Stopped):
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_Stopped))
-        while True:  # the interpreter looks for exceptions before each repetition
-            pass
-
-
-def _start_watcher() -> None:
-    global _watcher
-    if _watcher is None or not _watcher.is_alive():
-        _watcher = threading.Thread(target=_watch, name="chat-template-limits", daemon=True)
-        _watcher.start()
-
-
-def _watch() -> None:
-    """Stop renderings that exceed a limit, until there was none for some seconds."""
-    global _watcher
-    last_active = time.monotonic()
-    while True:
-        time.sleep(_CHECK_SECONDS)
-        now = time.monotonic()
-        with _lock:
-            for thread, rendering in _renderings.items():
-                last_active = now
-                rendering.reason = rendering.reason or _exceeded(thread, rendering)
-                if rendering.reason and now - rendering.stopped_at > _REPEAT_SECONDS:
-                    rendering.stopped_at = now  # repeated, since an exception in a destructor is ignored
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_Stopped))
-            if now - last_active > _IDLE_SECONDS:
-                _watcher = None
-                return
-
-
-def _exceeded(thread: int, rendering: _Rendering) -> str:
-    memory = _memory_bytes()
-    if rendering.started is None:
-        rendering.clock = time.pthread_getcpuclockid(thread) if hasattr(time, "pthread_getcpuclockid") else None
-        rendering.started, rendering.memory = rendering.seconds(), memory
-    if rendering.seconds() - rendering.started > MAX_CPU_SECONDS:
-        return f"it takes longer than {MAX_CPU_SECONDS:g} s"
-    too_much = memory - rendering.memory > MAX_MEMORY_BYTES
-    return f"it needs more than {MAX_MEMORY_BYTES >> 30} GiB of memory" if too_much else ""
-
-
-def _memory_bytes() -> int:
-    """Memory of this process; 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -113,9 +113,17 @@ def _tokenizer_files(folder: Path) -> list[Path]:
 def _code() -> str:
     """Digest of the code that prepares pairs, and of the versions of its libraries."""
     from orpo_cli.data import pair_cache
-    from orpo_cli.model import added_tokens, builtin_chat_templates, chat_template_limits, tokenizer
+    from orpo_cli.model import (
+        added_tokens,
+        builtin_chat_templates,
+        chat_template_limits,
+        chat_template_watch,
+        tokenizer,
+    )
 
-    modules = (added_tokens, builtin_chat_templates, chat_template_limits, tokenizer, pair_lengths)
+    modules = (
+        added_tokens, builtin_chat_templates, chat_template_limits, chat_template_watch, tokenizer, pair_lengths,
+    )  # fmt: skip
     paths = [Path(__file__), *(Path(str(each.__file__)) for each in modules)]
     libraries = ("transformers", "tokenizers", "jinja2", "pyarrow", "datasets")
     return code_digest(libraries, paths) + pair_cache.code_key()

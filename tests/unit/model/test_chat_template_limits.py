@@ -16,7 +16,7 @@ from transformers.utils import chat_template_utils
 
 from orpo_cli.data.prepare import prepare
 from orpo_cli.errors import DataError, OrpoError, UsageError
-from orpo_cli.model import chat_template_limits
+from orpo_cli.model import chat_template_limits, chat_template_watch
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.model.chat_template_errors import ChatTemplateError, completion_suffix, explain_template_errors
 from orpo_cli.model.chat_template_limits import LimitedEnvironment, limit_chat_templates, render_conversations
@@ -62,11 +62,11 @@ LARGE = {
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_text_that_is_too_large_is_refused_before_it_is_made(name: str) -> None:
-    started, memory = time.process_time(), chat_template_limits._memory_bytes()
+    started, memory = time.process_time(), chat_template_watch._memory_bytes()
     with pytest.raises(ChatTemplateError, match=r"makes a text or list of [\d,]{10,} elements, more than 67,108,864"):
         render(LARGE[name])
     assert time.process_time() - started < 5
-    assert chat_template_limits._memory_bytes() - memory < 1 << 30
+    assert chat_template_watch._memory_bytes() - memory < 1 << 30
 
 
 def test_an_integer_that_is_too_large_is_refused() -> None:
@@ -90,7 +90,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_a_template_that_does_not_end_is_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template_limits, "MAX_CPU_SECONDS", 0.3)
+    monkeypatch.setattr(chat_template_watch, "MAX_CPU_SECONDS", 0.3)
     with pytest.raises(ChatTemplateError, match=r"line 2: it takes longer than 0\.3 s"):
         render(ENDLESS[name])
     assert render(CHATML).startswith("<|im_start|>user")  # nothing is left behind
@@ -98,7 +98,7 @@ def test_a_template_that_does_not_end_is_stopped(name: str, monkeypatch: pytest.
 
 
 def test_a_template_that_fills_the_memory_in_small_steps_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template_limits, "MAX_MEMORY_BYTES", 200 << 20)
+    monkeypatch.setattr(chat_template_watch, "MAX_MEMORY_BYTES", 200 << 20)
     with pytest.raises(ChatTemplateError, match="of memory"):
         render(
             "{% set n = namespace(x=[]) %}{% for i in range(99999) %}{% set n.x = n.x + ['a' * (40000000 + i)] %}{% endfor %}"
@@ -106,7 +106,7 @@ def test_a_template_that_fills_the_memory_in_small_steps_is_stopped(monkeypatch:
 
 
 def test_the_limits_hold_in_each_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template_limits, "MAX_CPU_SECONDS", 0.3)
+    monkeypatch.setattr(chat_template_watch, "MAX_CPU_SECONDS", 0.3)
     results: list[str] = []
 
     def work(template: str) -> None:
@@ -165,7 +165,7 @@ def test_a_row_that_the_template_cannot_render_is_named_with_the_line(tmp_path: 
 
 
 def test_a_row_on_which_the_template_does_not_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template_limits, "MAX_CPU_SECONDS", 0.3)
+    monkeypatch.setattr(chat_template_watch, "MAX_CPU_SECONDS", 0.3)
     loops = CHATML + "{% if '3 plus' in messages[0].content %}" + ENDLESS["loops"] + "{% endif %}"
     with pytest.raises(DataError, match=r"^x\.jsonl:4: the chat template: line 5: it takes longer than 0\.3 s\.$"):
         prepare_with(loops, tmp_path, pairs(6))
@@ -248,6 +248,6 @@ def test_the_attributes_of_a_loop_stay_in_the_sandbox(attribute: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_process_renders_although_a_thread_held_the_lock_at_the_fork() -> None:
-    with chat_template_limits._lock:
+    with chat_template_watch._lock:
         child = start_fork(lambda: LimitedEnvironment().from_string("{{ 1 }}").render())
     assert wait(child, 10) == 0

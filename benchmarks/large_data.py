@@ -78,10 +78,11 @@ def stages(files: str) -> dict[str, float]:
 
     from orpo_cli.data.formats.detect import detect_format
     from orpo_cli.data.pair_encoder import PairEncoder
+    from orpo_cli.data.pair_writer import PairWriter
     from orpo_cli.data.report import SourceReport
     from orpo_cli.data.source_reader import SourceReader
     from orpo_cli.data.sources.source import open_source
-    from orpo_cli.data.table import PairTable, PairWriter
+    from orpo_cli.data.table import PairTable
     from orpo_cli.recipe.schema import DatasetSection
 
     section = DatasetSection.model_validate({"train": {"path": files}})

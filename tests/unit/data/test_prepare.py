@@ -72,12 +72,12 @@ def test_more_pairs_than_one_batch_keep_their_order(tmp_path: Path) -> None:
 def test_pairs_are_written_in_large_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow as pa
 
-    from orpo_cli.data import table
+    from orpo_cli.data import pair_writer
 
     train = write(tmp_path / "x.jsonl", pairs(1000))
     sizes = {}
     for together in (1 << 25, 100_000):
-        monkeypatch.setattr(table, "WRITE_BATCH_BYTES", together)
+        monkeypatch.setattr(pair_writer, "WRITE_BATCH_BYTES", together)
         monkeypatch.setenv("ORPO_PAIR_CACHE", "1")
         monkeypatch.setenv("ORPO_CACHE", str(tmp_path / str(together)))
         assert run({"train": train}).train["row"][:] == [f"x.jsonl:{n}" for n in range(1, 1001)]

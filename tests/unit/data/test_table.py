@@ -14,7 +14,8 @@ from support.steps import random_pairs
 
 from orpo_cli.data.dedup_and_split import apply_weights, find_duplicates, find_leaked, split_train_eval
 from orpo_cli.data.pair import Pair
-from orpo_cli.data.table import PairTable, PairWriter, column_numbers, packed_length
+from orpo_cli.data.pair_writer import PairWriter, packed_length
+from orpo_cli.data.table import PairTable, column_numbers
 from orpo_cli.data.tokenize import TruncatedPair
 from orpo_cli.data.turns import row_of_pair
 from orpo_cli.errors import DataError

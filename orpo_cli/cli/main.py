@@ -1,10 +1,9 @@
-"""Entry point of the command line: import the called command, run it, turn errors into messages and exit codes."""
+"""Entry point of the command line: run the called command, turn errors into messages and exit codes."""
 
 from __future__ import annotations
 
 import atexit
 import gc
-import importlib
 import logging
 import os
 import resource
@@ -12,13 +11,19 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Sequence
-from typing import Annotated
 
 import typer
 from typer.main import get_command
 
-from orpo_cli import __version__, interruption
+from orpo_cli import interruption
+from orpo_cli.cli.commands import (
+    COMPUTING_COMMANDS,
+    FILE_COMMANDS,
+    LIGHT_COMMANDS,
+    build_app,
+    called_command,
+    commands_to_import,
+)
 from orpo_cli.cli.completion import use_own_bash_script, words_to_complete
 from orpo_cli.cli.help_page import hide_flag_types
 from orpo_cli.cli.reexec import reexec_with_environment
@@ -31,98 +36,8 @@ from orpo_cli.redaction import redact, redact_record
 from orpo_cli.report.console import Console
 from orpo_cli.run_log import log_library_messages, print_traceback, run_log
 
-COMMANDS = (
-    "quickstart",
-    "init",
-    "recipes",
-    "validate",
-    "explain",
-    "schema",
-    "convert",
-    "plan",
-    "data",
-    "train",
-    "submit",
-    "sweep",
-    "runs",
-    "report",
-    "eval",
-    "benchmark",
-    "chat",
-    "generate",
-    "merge",
-    "export",
-    "push_to_hub",
-    "doctor",
-)
-LIGHT_COMMANDS = (
-    "init",
-    "recipes",
-    "validate",
-    "explain",
-    "schema",
-    "convert",
-    "submit",
-    "runs",
-    "report",
-    "doctor",
-)  # they do not import torch
-FILE_COMMANDS = (
-    "init",
-    "validate",
-    "train",
-    "submit",
-    "sweep",
-    "report",
-    "benchmark",
-    "merge",
-    "export",
-    "push_to_hub",
-)  # their result is not what they print
-COMPUTING_COMMANDS = ("quickstart", "eval", "generate")  # they take long, and print what they compute
 LAUNCHED = "ORPO_LAUNCHED"  # set in a rank that `orpo train` has started
 MIN_ADDRESS_SPACE = 1.5e9  # bytes
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"orpo-cli {__version__}")
-        raise typer.Exit
-
-
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    pass
-
-
-def build_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
-    """The typer app with these commands, each from the ``command`` function (or the ``app``) of its module."""
-    app = typer.Typer(
-        name="orpo",
-        callback=_options,
-        help="Fine-tune language models on preference pairs with ORPO: one recipe, one command.",
-        no_args_is_help=True,
-        rich_markup_mode="rich",
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    for name in commands:
-        module = importlib.import_module(f"orpo_cli.cli.{name}")
-        command = getattr(module, "app", None)
-        if command is not None:  # a group of commands
-            app.add_typer(command, name=name)
-        else:
-            app.command(name.replace("_", "-"))(module.command)
-    return app
-
-
-def commands_to_import(arguments: Sequence[str]) -> Sequence[str]:
-    """The commands to import: the called one, or all for the help page and for a misspelt name."""
-    first = next((each.replace("-", "_") for each in arguments if not each.startswith("-")), "")
-    return (first,) if first in COMMANDS else COMMANDS
 
 
 def silence_libraries() -> None:
@@ -255,18 +170,12 @@ def _usage_remedy(error: typer.TyperException) -> str:
 def _check_address_space() -> None:
     """Raise MachineError below the limit where importing torch ends the process: its C++ code cannot report the error."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if _called_command() not in ("", *LIGHT_COMMANDS) and 0 <= limit < MIN_ADDRESS_SPACE:
+    if called_command() not in ("", *LIGHT_COMMANDS) and 0 <= limit < MIN_ADDRESS_SPACE:
         raise MachineError(
             f"out of memory: the limit of the address space is {limit / 1e9:.1f} GB, and torch needs "
             f"{MIN_ADDRESS_SPACE / 1e9:.1f} GB.",
             remedy="Raise the limit (ulimit -v) in the shell, then repeat the command.",
         )
-
-
-def _called_command() -> str:
-    """The name of the called command; empty for the help page and for a misspelt name."""
-    called = commands_to_import(sys.argv[1:])
-    return "" if called == COMMANDS else called[0]
 
 
 def _prints_document() -> bool:
@@ -275,7 +184,7 @@ def _prints_document() -> bool:
 
 def _check_output() -> None:
     """Raise MachineError if standard output is closed and a computed result would be lost. A training is never refused."""
-    called = _called_command()
+    called = called_command()
     if output_is_closed() and (called in COMPUTING_COMMANDS or (_prints_document() and called != "train")):
         raise _lost_output_error("it is closed")
 
@@ -297,12 +206,12 @@ def _interrupted() -> Interrupted:
 def _code_of_output(code: int) -> int:
     """The exit code, after a check that the result was written: a disk may be full behind standard output."""
     error, text = lost_output()
-    is_needless = output_is_closed() and _called_command() in FILE_COMMANDS and not _prints_document()
+    is_needless = output_is_closed() and called_command() in FILE_COMMANDS and not _prints_document()
     if code or error is None or is_needless:
         return code
     lost = _lost_output_error(error.strerror or str(error))
     _report_error(lost)
-    if _called_command() in COMPUTING_COMMANDS:
+    if called_command() in COMPUTING_COMMANDS:
         print(escape_controls(text) if sys.stderr.isatty() else text, file=sys.stderr)
     return lost.exit_code
 

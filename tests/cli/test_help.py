@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from orpo_cli.cli.main import COMMANDS, build_app
+from orpo_cli.cli.commands import COMMANDS, build_app
 
 NAMES = [(name.replace("_", "-"),) for name in COMMANDS] + [("recipes", "show")]
 

@@ -87,7 +87,7 @@ def stable_plan(lines: list[str]) -> dict[str, Any]:
 
 
 def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
-    from orpo_cli.cli.main import COMMANDS
+    from orpo_cli.cli.commands import COMMANDS
 
     assert run_and_list_imports(HEAVY, "--help")[-1] == "0 []"
     done = subprocess.run([sys.executable, "-m", "orpo_cli"], capture_output=True, text=True, timeout=120, check=False)

@@ -125,7 +125,7 @@ def test_the_release_checks_the_version_and_tries_the_wheel_on_every_python() ->
 
 
 def test_the_example_of_the_release_uses_commands_that_exist() -> None:
-    from orpo_cli.cli.main import COMMANDS
+    from orpo_cli.cli.commands import COMMANDS
 
     jobs = yaml.safe_load(read(".github/workflows/release.yml"))["jobs"]
     script = next(

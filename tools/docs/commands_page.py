@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from orpo_cli.cli.main import build_app
+from orpo_cli.cli.commands import build_app
 from tools.docs.markdown_tables import cell, markdown_table
 
 INTRODUCTION = """\

@@ -11,7 +11,7 @@ import pytest
 import typer
 import yaml
 
-from orpo_cli.cli import main
+from orpo_cli.cli.commands import COMMANDS, build_app
 from orpo_cli.errors import OrpoError
 from orpo_cli.planning.size_defaults import DEFAULTS_BY_SIZE
 from orpo_cli.recipe.load import load_recipe
@@ -35,7 +35,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def commands():
-    return typer.main.get_command(main.build_app()).commands
+    return typer.main.get_command(build_app()).commands
 
 
 def test_generated_pages_are_up_to_date():
@@ -133,9 +133,7 @@ def test_the_quickstart_target_uses_options_that_exist(commands):
 
 def test_the_reference_lists_exactly_the_existing_commands():
     page = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^## `?orpo ([a-z-]+)", page, re.MULTILINE)) == {
-        name.replace("_", "-") for name in main.COMMANDS
-    }
+    assert set(re.findall(r"^## `?orpo ([a-z-]+)", page, re.MULTILINE)) == {name.replace("_", "-") for name in COMMANDS}
 
 
 @pytest.mark.parametrize("name", ["docs/troubleshooting/index.md", "docs/how-to/ci.md"])

@@ -27,9 +27,9 @@ SEED = 42
 
 def imbalances(packed: Sequence[int], padded: Sequence[int], ranks: int, pairs: int) -> dict[str, list[float]]:
     """Busiest process over the mean, step by step: dealt by tokens, in order, and in order with padding."""
-    from orpo_cli.training.step_sampler import StepLayout, StepSampler
+    from orpo_cli.training.step_sampler import Order, StepLayout, StepSampler
 
-    def order(epoch: int) -> list[int]:
+    def order(epoch: int) -> Order:
         return random_order(len(packed), SEED + epoch)
 
     in_step = pairs * ranks

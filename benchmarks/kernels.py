@@ -31,7 +31,7 @@ def measure(compute: Callable[[], Any], times: int = 5) -> tuple[float, float]:
     before = torch.cuda.memory_allocated()
     spans = []
     for _ in range(times):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
         compute()
         end.record()
@@ -52,14 +52,19 @@ def attention(count: int) -> None:
 
     draw = random.Random(count)
     sizes = [(draw.randint(50, 700), draw.randint(50, 500), draw.randint(50, 500)) for _ in range(count)]
-    pairs = [TokenPair("", *(torch.full((size,), value) for value, size in enumerate(parts))) for parts in sizes]
+    pairs = [
+        TokenPair("", torch.full((prompt,), 0), torch.full((chosen,), 1), torch.full((rejected,), 2))
+        for prompt, chosen, rejected in sizes
+    ]
     batch = pack(pairs, True).to(torch.device("cuda"))
     mask = CudaMask(batch, causal_mask_function, None)
     module = torch.nn.Module().train()
 
-    def inputs(rows: int, tokens: int) -> list[torch.Tensor]:
-        shapes = [(rows, heads, tokens, SIZE) for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
-        return [torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
+    def inputs(rows: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        def states(heads: int) -> torch.Tensor:
+            return torch.randn(rows, heads, tokens, SIZE, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+
+        return states(HEADS), states(KEY_HEADS), states(KEY_HEADS)
 
     packed = inputs(1, batch.input_ids.shape[1])
     longest = max(prompt + max(answers) for prompt, *answers in sizes)
@@ -69,7 +74,7 @@ def attention(count: int) -> None:
     visible = seen & torch.ones(longest, longest, dtype=torch.bool, device="cuda").tril()
 
     def backward(out: torch.Tensor) -> None:
-        out.sum().backward()
+        out.sum().backward()  # type: ignore[no-untyped-call]
 
     variants: dict[str, Callable[[], Any]] = {
         "packed, flash": lambda: backward(flash_attention(*packed, mask.varlen_inputs, 0, None)),

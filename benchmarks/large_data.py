@@ -52,8 +52,8 @@ def write_pairs(folder: Path, pairs: int) -> Path:
                 row = {"prompt": [{"role": "user", "content": text(10, 40)}]}
                 row |= {side: [{"role": "assistant", "content": text(8, 60)}] for side in ("chosen", "rejected")}
                 file.write(json.dumps(row) + "\n")
-        with (path / name).open("rb") as file, gzip.open(path / f"{name}.gz", "wb", compresslevel=1) as compressed:
-            compressed.writelines(file)
+        with (path / name).open("rb") as plain, gzip.open(path / f"{name}.gz", "wb", compresslevel=1) as compressed:
+            compressed.writelines(plain)
     return path
 
 
@@ -87,7 +87,7 @@ def stages(files: str) -> dict[str, float]:
 
     section = DatasetSection.model_validate({"train": {"path": files}})
     encoder, source, found = PairEncoder(tokenizer()), section.train[0], {}
-    reader = SourceReader(section, encoder, *LENGTHS.values(), lambda _: None)
+    reader = SourceReader(section, encoder, LENGTHS["max_length"], LENGTHS["max_prompt_length"], lambda _: None)
     report = SourceReport("train", files, files, None, "train")
 
     def timed(name: str, call: Callable[[], Any]) -> Any:

@@ -178,4 +178,4 @@ def format_table(found: dict[str, Any], rounds: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -15,10 +15,10 @@ import argparse
 import json
 import os
 import random
-import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -220,7 +220,11 @@ def main() -> None:
     if options.side:
         name, _, processes = options.side.partition(":")
         (file,) = options.files
-        sides = {"ours": ours, "ids": ids, "trl": partial(trl, processes=int(processes or 1))}
+        sides: dict[str, Callable[[str], Any]] = {
+            "ours": ours,
+            "ids": ids,
+            "trl": partial(trl, processes=int(processes or 1)),
+        }
         print(json.dumps(sides[name](file)))
         return
     os.environ |= {"ORPO_PAIR_CACHE": "0", "HF_HUB_OFFLINE": "1"}
@@ -239,4 +243,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

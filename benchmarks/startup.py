@@ -74,7 +74,9 @@ def print_training(runs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
         model = converted_quickstart(cache)
-        libraries, first, later, comparison = [], [], [], []
+        libraries, comparison = [], []
+        first: list[Times] = []
+        later: list[Times] = []
         for _ in range(runs + 1):
             libraries.append(measure(["-c", LIBRARIES, model]))
             clear_plans(cache)
@@ -101,7 +103,8 @@ def print_plans(runs: int) -> None:
         print("| `orpo plan` | first, processor s | later, processor s | first, s | later, s |")
         print("| --- | --- | --- | --- | --- |")
         for recipe in PLANNED:
-            first, later = [], []
+            first: list[Times] = []
+            later: list[Times] = []
             for _ in range(runs):
                 clear_plans(cache)
                 for times in (first, later):

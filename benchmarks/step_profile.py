@@ -29,7 +29,7 @@ def profile_last_steps(folder: Path, steps: int) -> Any:
     from transformers import TrainerCallback
 
     gpu = torch.cuda.is_available()
-    profiler = profile(
+    profiler: Any = profile(
         activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * gpu],
         schedule=schedule(wait=steps - PROFILED_STEPS - 1, warmup=1, active=PROFILED_STEPS),
         record_shapes=not gpu,
@@ -78,11 +78,9 @@ def part_of_step(event: Any) -> str:
 
 def write_profile(events: Any, folder: Path, shares: dict[str, float]) -> None:
     """Write profile.json, the figures of a step and the ``shares`` of its parts, and profile-tables.txt, the profiler's tables."""
-    from torch.autograd import DeviceType
-
     steps = [each for each in events if not each.key.startswith("ProfilerStep")]
-    cpu = [each for each in steps if each.device_type == DeviceType.CPU]
-    kernels = [each for each in steps if each.device_type != DeviceType.CPU]
+    cpu = [each for each in steps if each.device_type.name == "CPU"]
+    kernels = [each for each in steps if each.device_type.name != "CPU"]
 
     def a_step(chosen: Any, figure: str, scale: float = 1.0) -> float:
         return float(round(sum(getattr(each, figure) for each in chosen) * scale / PROFILED_STEPS, 3))

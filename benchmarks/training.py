@@ -35,7 +35,7 @@ from benchmarks.step_measurement import (
 from orpo_cli.cli import reexec
 from orpo_cli.cli.main import silence_libraries
 
-LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+LORA: dict[str, Any] = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 LENGTHS = {"max_length": 2048, "max_prompt_length": 1024}
 OURS_ENVIRONMENT = {
     "ours": {reexec.GLIBC_VARIABLE: reexec.GLIBC_VALUE, **dict([reexec.CUDA_ALLOCATOR_SETTING])}
@@ -321,4 +321,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

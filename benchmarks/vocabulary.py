@@ -59,12 +59,15 @@ def step(name: str, vocab_size: int) -> dict[str, Any]:
     def packed_step() -> torch.Tensor:
         accelerator: Any = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
         engine = Engine(model.get_base_model(), accelerator.device, beta=0.1, loss_on_prompt=True, max_tokens=2048)
-        token_pairs = [TokenPair("", *map(torch.tensor, pair)) for pair in pairs]
+        token_pairs = [
+            TokenPair("", torch.tensor(prompt), torch.tensor(chosen), torch.tensor(rejected))
+            for prompt, chosen, rejected in pairs
+        ]
         engine.start_step(token_pairs)
         (micro_batch,) = engine.micro_batches(token_pairs)
         with engine.patched_model(micro_batch):
             loss = engine.loss_share(model, micro_batch)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     def trl_step() -> torch.Tensor:
@@ -85,7 +88,7 @@ def step(name: str, vocab_size: int) -> dict[str, Any]:
             setattr(trainer, method, getattr(ORPOTrainer, method).__get__(trainer))
         batch = DPODataCollatorWithPadding(pad_token_id=0)(rows)
         loss: torch.Tensor = ORPOTrainer.get_batch_loss_metrics(trainer, model, batch)[0]
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     return measure(packed_step if name == "ours" else trl_step)
@@ -109,7 +112,7 @@ def head(name: str, vocab_size: int) -> dict[str, Any]:
 
     def fused() -> torch.Tensor:
         functional: Any = torch.nn.functional
-        options = torch.nn.LinearCrossEntropyOptions()  # type: ignore[attr-defined] # in chunks, as torch chooses
+        options = torch.nn.LinearCrossEntropyOptions()  # in chunks, as torch chooses
         return functional.linear_cross_entropy(hidden, weight, targets, reduction="none", options=options).sum()  # type: ignore[no-any-return]
 
     compute = {"head-ours": tiled, "head-full": full, "head-torch": fused}[name]

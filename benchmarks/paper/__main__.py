@@ -19,6 +19,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from benchmarks.paper import cost, page
 from benchmarks.paper.runs import CONDITIONS, ROOT, PairFile, Results, Run, Trainings
@@ -26,7 +27,7 @@ from orpo_cli.cli.main import silence_libraries
 
 QUICKSTART = PairFile("quickstart")
 OTHER = PairFile("file", max_length=160, learning_rate=5e-4)  # short pairs, so that all runs fit into an hour
-QUICK = {"pairs": 16, "held_out": 8}
+QUICK: dict[str, Any] = {"pairs": 16, "held_out": 8}
 ROUNDS = 2  # of the cost of a step
 ONLY_QUICKSTART = ("odds-ratio",)  # conditions
 

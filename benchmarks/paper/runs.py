@@ -129,7 +129,7 @@ class Trainings:
         use_onednn()
         initialize_vector_math()
         self.results = results
-        self._prepared: dict[PairFile, Any] = {}
+        self._prepared: dict[PairFile, tuple[Any, Any]] = {}
 
     @cached_property
     def base(self) -> Any:
@@ -174,6 +174,7 @@ class Trainings:
                 raise SystemExit(
                     f"{pairs.path}: {len(data.train)} pairs of at most {length} tokens; {pairs.pairs} are needed"
                 )
+            assert data.eval is not None, "the plan has held-out pairs"
             self._prepared[pairs] = data.train.select(range(pairs.pairs)), data.eval.select(range(pairs.held_out))
         return self._prepared[pairs]
 

@@ -15,7 +15,6 @@ import pytest
 HEAVY = ("torch", "transformers", "trl", "peft", "datasets")
 NOT_NEEDED = (
     "rich",
-    "json",
     "huggingface_hub",
     "orpo_cli.planning",
     "orpo_cli.rundir",

@@ -61,3 +61,13 @@ def parse_json_object(line: str) -> dict[str, Any] | None:
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether a JSON value is a finite number, which an integer of JSON may exceed."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def object_or_empty(value: Any) -> dict[str, Any]:
+    """A JSON value that should be an object; empty where it is something else."""
+    return value if isinstance(value, dict) else {}
+
+
+def first_number(*values: Any) -> float | None:
+    """The first of several JSON values that is a finite number; None without one."""
+    return next((value for value in values if is_number(value)), None)

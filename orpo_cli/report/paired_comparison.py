@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Literal
 
-from orpo_cli.json_files import is_number
+from orpo_cli.json_files import is_number, object_or_empty
 from orpo_cli.report.run_history import Record, RunHistory
 from orpo_cli.statistics import PairedComparison, compare_margins
 
@@ -24,7 +24,7 @@ def held_out_scores(history: RunHistory, variant: Variant = "tuned") -> Scores:
     entries = history.evaluation.get("scores")
     if isinstance(entries, list) and history.evaluation.get("data") == "held-out":
         rows = [each for each in entries if isinstance(each, dict)]
-        models = [_mapping(_mapping(each.get("models")).get(variant)) for each in rows]
+        models = [object_or_empty(object_or_empty(each.get("models")).get(variant)) for each in rows]
         scores = _by_name(
             (str(row.get("row")), model.get("logps/chosen"), model.get("logps/rejected"))
             for row, model in zip(rows, models, strict=True)
@@ -84,10 +84,6 @@ def _by_name(scores: Iterable[tuple[str, Any, Any]]) -> Scores:
 def held_out_data(history: RunHistory) -> set[str]:
     """Fingerprints of the data that the held-out pairs are from: the data for evaluation, or the training data that was split."""
     listed = history.data_report.get("sources")
-    sources = [_mapping(each) for each in listed] if isinstance(listed, list) else []
+    sources = [object_or_empty(each) for each in listed] if isinstance(listed, list) else []
     held_out = [each for each in sources if each.get("part") == "eval"] or sources
     return {str(each["fingerprint"]) for each in held_out if each.get("fingerprint")}
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.json_files import is_number, parse_json_object, read_json_object, read_json_object_or_empty
+from orpo_cli.json_files import (
+    is_number,
+    object_or_empty,
+    parse_json_object,
+    read_json_object,
+    read_json_object_or_empty,
+)
 from orpo_cli.planning.plan import is_leaf
 from orpo_cli.run_attempts import FINISHED, INTERRUPTED, KILLED, RUNNING, attempts_of
 from orpo_cli.run_lock import live_owner
@@ -149,7 +155,7 @@ class RunHistory:
     @cached_property
     def data_report(self) -> Record:
         """The content of data_report.json; {} without it."""
-        return self._document(self.rundir.data_report) or _mapping(self.run.get("dataset"))
+        return self._document(self.rundir.data_report) or object_or_empty(self.run.get("dataset"))
 
     @cached_property
     def scores(self) -> list[Record]:
@@ -164,8 +170,8 @@ class RunHistory:
         """The evaluations on the held-out pairs: ``evals``, or without any those of base and tuned model by `orpo eval`."""
         if self.evals:
             return self.evals
-        models, steps = _mapping(self.evaluation.get("models")), self.steps
-        found = ((0, _mapping(models.get("base"))), (steps, _mapping(models.get("tuned"))))
+        models, steps = object_or_empty(self.evaluation.get("models")), self.steps
+        found = ((0, object_or_empty(models.get("base"))), (steps, object_or_empty(models.get("tuned"))))
         return [
             {"kind": EVAL, "step": step, **{f"eval_{key}": value for key, value in metrics.items() if is_number(value)}}
             | {"eval_pairs": self.evaluation.get("pairs")}
@@ -276,7 +282,7 @@ class RunHistory:
         if source == SAVED:
             return [self.saved_eval]
         if source in ("base", "tuned"):
-            return [_mapping(_mapping(self.evaluation.get("models")).get(source))]
+            return [object_or_empty(object_or_empty(self.evaluation.get("models")).get(source))]
         return [self.run] if source == "run" else []
 
     @cached_property
@@ -344,7 +350,3 @@ def _leaves(document: Record, prefix: str = "") -> Iterator[tuple[str, Record]]:
                 yield f"{prefix}{key}", entry
             elif prefix.count(".") < MAX_DEPTH:
                 yield from _leaves(entry, f"{prefix}{key}.")
-
-
-def _mapping(value: Any) -> Record:
-    return value if isinstance(value, dict) else {}

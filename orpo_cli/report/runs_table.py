@@ -15,7 +15,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from orpo_cli.control_characters import escape_controls, one_line
-from orpo_cli.json_files import is_number
+from orpo_cli.json_files import first_number
 from orpo_cli.report.remaining_time import duration_text
 from orpo_cli.report.run_differences import changed_keys, value_text
 from orpo_cli.report.run_history import Record, RunHistory, metric_value
@@ -84,9 +84,9 @@ def _row(history: RunHistory, changed: dict[str, Any]) -> RunRow:
         best=_evaluation_row(history, history.best_eval),
         last=_evaluation_row(history, history.last_eval),
         saved=_evaluation_row(history, history.saved_eval),
-        seconds=_first_number(history.run.get("train_seconds"), history.run.get("seconds"), last_line.get("elapsed")),
-        tokens_per_second=_first_number(history.run.get("tokens_per_second"), last_line.get("tokens_per_second")),
-        peak_memory_gb=_first_number(history.run.get("peak_memory_gb"), last_line.get("memory_gb")),
+        seconds=first_number(history.run.get("train_seconds"), history.run.get("seconds"), last_line.get("elapsed")),
+        tokens_per_second=first_number(history.run.get("tokens_per_second"), last_line.get("tokens_per_second")),
+        peak_memory_gb=first_number(history.run.get("peak_memory_gb"), last_line.get("memory_gb")),
         started_at=started if isinstance(started, str) else None,
         problems=history.problems,
     )
@@ -95,7 +95,7 @@ def _row(history: RunHistory, changed: dict[str, Any]) -> RunRow:
 def _evaluation_row(history: RunHistory, record: Record) -> EvaluationRow | None:
     if not record:
         return None
-    pairs = _first_number(record.get("eval_pairs"), history.data_report.get("eval_pairs"))
+    pairs = first_number(record.get("eval_pairs"), history.data_report.get("eval_pairs"))
     accuracy, margin, loss = (metric_value(record, name, "eval_") for name in ("accuracy", "margin", "loss"))
     return EvaluationRow(
         int(record["step"]),
@@ -105,10 +105,6 @@ def _evaluation_row(history: RunHistory, record: Record) -> EvaluationRow | None
         margin,
         loss,
     )
-
-
-def _first_number(*values: Any) -> float | None:
-    return next((value for value in values if is_number(value)), None)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from orpo_cli.json_files import is_number
+from orpo_cli.json_files import first_number, is_number, object_or_empty
 from orpo_cli.report.benchmark_view import benchmark_settings, benchmark_table, benchmark_title
 from orpo_cli.report.paired_comparison import compare_runs, compare_with_base
 from orpo_cli.report.remaining_time import duration_text
 from orpo_cli.report.run_differences import changed_keys, run_labels, value_text
-from orpo_cli.report.run_history import MAX_VALUE, Record, RunHistory
+from orpo_cli.report.run_history import MAX_VALUE, RunHistory
 from orpo_cli.statistics import PairedComparison
 from orpo_cli.watchdogs.watchdogs import check
 
@@ -90,7 +90,7 @@ def samples(histories: Sequence[RunHistory], labels: Sequence[str]) -> list[dict
             if not isinstance(answer, dict) or not isinstance(answer.get("prompt"), str):
                 continue
             shown = prompts.setdefault(answer["prompt"], [])
-            texts = {each: _mapping(answer.get(each)).get("text") for each in ("base", "tuned")}
+            texts = {each: object_or_empty(answer.get(each)).get("text") for each in ("base", "tuned")}
             if isinstance(texts["base"], str) and not any(each["label"] == "base" for each in shown):
                 shown.insert(0, {"label": "base", "text": texts["base"]})
             if isinstance(texts["tuned"], str):
@@ -101,17 +101,17 @@ def samples(histories: Sequence[RunHistory], labels: Sequence[str]) -> list[dict
 
 def planned_and_measured(history: RunHistory) -> list[dict[str, str]]:
     """What the plan expected beside what was measured."""
-    run, last, estimate = history.run, history.last_train, _mapping(history.run.get("estimate"))
+    run, last, estimate = history.run, history.last_train, object_or_empty(history.run.get("estimate"))
     pairs_per_step = history.values.get("launch.pairs_per_step")
     seconds = _product(history.total_steps, estimate.get("seconds_per_step"))
     rows = [
         ("steps", history.total_steps, history.steps, "{:,.0f}"),
         ("pairs", _product(history.total_steps, pairs_per_step), last.get("pairs"), "{:,.0f}"),
         ("tokens", None, last.get("tokens"), "{:,.0f}"),
-        ("peak memory", estimate.get("memory_gb"), _either(run.get("peak_memory_gb"), last.get("memory_gb")), "{:.2f} GB"),
-        ("time", seconds, _either(run.get("train_seconds"), run.get("seconds"), last.get("elapsed")), "time"),
+        ("peak memory", estimate.get("memory_gb"), first_number(run.get("peak_memory_gb"), last.get("memory_gb")), "{:.2f} GB"),
+        ("time", seconds, first_number(run.get("train_seconds"), run.get("seconds"), last.get("elapsed")), "time"),
         ("pairs per second", None, run.get("pairs_per_second"), "{:.2f}"),
-        ("tokens per second", None, _either(run.get("tokens_per_second"), last.get("tokens_per_second")), "{:,.0f}"),
+        ("tokens per second", None, first_number(run.get("tokens_per_second"), last.get("tokens_per_second")), "{:,.0f}"),
     ]  # fmt: skip
     return [
         {"name": name, "planned": _formatted(planned, form), "measured": _formatted(measured, form)}
@@ -125,15 +125,17 @@ def data_rows(history: RunHistory) -> list[list[str]]:
     report = history.data_report
     rows = [["training pairs", report.get("train_pairs")], ["held-out pairs", report.get("eval_pairs")]]
     rows += [["rows read", report.get("rows_read")]]
-    reasons = _mapping(report.get("reasons"))
-    rows += [[f"dropped: {reasons.get(rule, rule)}", count] for rule, count in _mapping(report.get("dropped")).items()]
+    reasons = object_or_empty(report.get("reasons"))
+    rows += [
+        [f"dropped: {reasons.get(rule, rule)}", count] for rule, count in object_or_empty(report.get("dropped")).items()
+    ]
     for side in ("prompts", "completions"):
         if report.get(f"truncated_{side}"):
             rows.append([f"truncated {side}", report[f"truncated_{side}"]])
     rows.append(["maximum length", report.get("max_length")])
-    for part, of_part in _mapping(report.get("lengths")).items():
-        for side, lengths in _mapping(of_part).items():
-            tokens = _mapping(lengths)
+    for part, of_part in object_or_empty(report.get("lengths")).items():
+        for side, lengths in object_or_empty(of_part).items():
+            tokens = object_or_empty(lengths)
             rows.append(
                 [
                     f"{part}: tokens of {side}",
@@ -142,7 +144,7 @@ def data_rows(history: RunHistory) -> list[list[str]]:
             )
     sources = report.get("sources")
     for source in sources if isinstance(sources, list) else []:
-        found = _mapping(source)
+        found = object_or_empty(source)
         rows.append(
             [
                 f"source for {found.get('part', 'training')}",
@@ -170,7 +172,7 @@ def differences(histories: Sequence[RunHistory], labels: Sequence[str]) -> dict[
 def environment_rows(history: RunHistory) -> list[list[str]]:
     """Machine, versions and command of a run."""
     run = history.run
-    machine = _mapping(run.get("machine"))
+    machine = object_or_empty(run.get("machine"))
     command = run.get("command")
     values: dict[str, Any] = {
         "devices": machine.get("devices") or history.values.get("device"),
@@ -183,7 +185,7 @@ def environment_rows(history: RunHistory) -> list[list[str]]:
         "python": run.get("python"),
         "orpo-cli": run.get("orpo_cli"),
         "git commit": run.get("git_commit"),
-        **_mapping(run.get("versions")),
+        **object_or_empty(run.get("versions")),
         "command": shlex.join(["orpo", *map(str, command[1:])]) if isinstance(command, list) and command else None,
     }
     return [
@@ -218,13 +220,5 @@ def _formatted(value: Any, form: str) -> str:
     return duration_text(value) if form == "time" else form.format(value)
 
 
-def _either(*values: Any) -> Any:
-    return next((value for value in values if is_number(value)), None)
-
-
 def _product(first: Any, second: Any) -> float | None:
     return first * second if is_number(first) and is_number(second) else None
-
-
-def _mapping(value: Any) -> Record:
-    return value if isinstance(value, dict) else {}

@@ -11,14 +11,7 @@ import time
 
 import pytest
 from support.loopback_hub import LoopbackHub, account
-from support.push_cli import (
-    REPO,
-    TOKEN,
-    assert_repository_equals,
-    expected_files,
-    make_sharded_run,
-    orpo,
-)
+from support.push_cli import REPO, TOKEN, assert_repository_equals, expected_files, make_sharded_run, orpo
 
 
 def test_a_private_push_into_a_public_repository_is_refused(hub, run):

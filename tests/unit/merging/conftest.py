@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.tiny_run import (
-    make_base,
-    make_run,
-)
+from support.tiny_run import make_base, make_run
 
 from orpo_cli.rundir import RunDir
 

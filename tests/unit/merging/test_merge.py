@@ -8,14 +8,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.tiny_run import (
-    EIGHT_BIT,
-    FOUR_BIT,
-    leftovers,
-    make_run,
-    saved_logits,
-    unmerged_logits,
-)
+from support.tiny_run import EIGHT_BIT, FOUR_BIT, leftovers, make_run, saved_logits, unmerged_logits
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from orpo_cli.merging.merge import merge

@@ -7,10 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from support.tiny_run import (
-    saved_logits,
-    unmerged_logits,
-)
+from support.tiny_run import saved_logits, unmerged_logits
 
 from orpo_cli.card.model_card import render_card
 from orpo_cli.card.run_contents import select_parts

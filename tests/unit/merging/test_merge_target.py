@@ -8,14 +8,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.tiny_run import (
-    FOUR_BIT,
-    leftovers,
-    make_run,
-    save_adapter,
-    saved_logits,
-    unmerged_logits,
-)
+from support.tiny_run import FOUR_BIT, leftovers, make_run, save_adapter, saved_logits, unmerged_logits
 from transformers import AutoModelForCausalLM
 
 from orpo_cli.errors import UsageError

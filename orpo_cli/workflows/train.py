@@ -53,13 +53,14 @@ def train_recipe(
     rank: JoinedRank | None = None,
     sweep: tuple[str, str] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    shows_next_commands: bool = True,
 ) -> RunDir:
     """Train a recipe, or resume its run, and return the finished run.
 
     ``resume`` is ``never``, ``auto`` (from the last checkpoint) or the path of a checkpoint. ``allow_changed``: the inputs
     that may differ from those that a resumed run was started with. ``rank``: this process, where another launcher has started
     it as rank 0 of several. ``sweep``: directory of the sweep and name of the trial, for run.json. ``callbacks``: further ones
-    for the trainer, which needs a training in this process.
+    for the trainer, which needs a training in this process. ``shows_next_commands``: whether to name the commands that come next.
     """
     if isinstance(recipe, LoadedRecipe):
         loaded = recipe
@@ -107,7 +108,7 @@ def train_recipe(
         if rank is not None:
             train = partial(lead_ranks, rank=rank)
         train(plan, source, rundir, checkpoint, console, allow_changed=allow_changed)
-    report_run(rundir, plan, console)
+    report_run(rundir, plan, console, shows_next_commands=shows_next_commands)
     return rundir
 
 
@@ -262,7 +263,7 @@ def planned_commands(
     return machine_commands(plan.launch, sys.argv[1:])
 
 
-def report_run(rundir: RunDir, plan: Plan, console: Console) -> None:
+def report_run(rundir: RunDir, plan: Plan, console: Console, *, shows_next_commands: bool = True) -> None:
     """Print what the training did, and the commands that come next."""
     from orpo_cli.report.run_history import read_history
     from orpo_cli.report.run_summary import next_commands, summary_lines
@@ -276,7 +277,8 @@ def report_run(rundir: RunDir, plan: Plan, console: Console) -> None:
         "merge RUN": "merge the adapter into the base" if plan.lora is not None else "",
     }
     width = console.err.width if console.shows_progress else None
-    for line in (*summary_lines(history, width), *next_commands(history, commands, width)):
+    next_lines = next_commands(history, commands, width) if shows_next_commands else []
+    for line in (*summary_lines(history, width), *next_lines):
         console.note(line)
 
 

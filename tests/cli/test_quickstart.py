@@ -36,6 +36,7 @@ def test_the_example_is_trained_merged_evaluated_and_compared_and_a_second_time_
     done = orpo_here("quickstart", *options)
     assert done.returncode == 0, done.stderr
     run = RunDir(tmp_path / "run")
+    assert "\nnext:" not in done.stderr  # the commands that the example itself runs
     announced = [line.split()[2] for line in done.stderr.splitlines() if line.startswith("$ orpo ")]
     assert announced == ["train", "merge", "eval", "generate"]
     assert (run.merged / "merge.json").is_file()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
 from orpo_cli import __version__
+from orpo_cli.report.console import Console
 
 COMMANDS = (
     "quickstart", "init", "recipes", "validate", "explain", "schema", "convert", "plan", "data", "train", "submit", "sweep", "runs",
@@ -65,8 +67,19 @@ def build_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
         if command is not None:  # a group of commands
             app.add_typer(command, name=name)
         else:
-            app.command(name.replace("_", "-"))(module.command)
+            app.command(name.replace("_", "-"))(_reserving_standard_output(module.command))
     return app
+
+
+def _reserving_standard_output(command: Callable[..., None]) -> Callable[..., None]:
+    """``command``, during which libraries print to standard error."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        with Console.reserving_standard_output():
+            command(*arguments, **options)
+
+    return run
 
 
 def commands_to_import(arguments: Sequence[str]) -> Sequence[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from typing import Annotated
 
@@ -98,7 +97,7 @@ def _explain_key(key: str, recipe: str | None, console: Console) -> None:
         lines += [f"{each['path']} = {format_value(each['value'])}  # {each['reason']}" for each in shown]
         lines += [] if shown else [f"{reference.key} is not set, so the default applies."]
         document |= {"recipe": recipe, "plan": values}
-    if sys.stdout.isatty():
+    if console.stdout.isatty():
         lines = [_wrap(line, console.out.width - 1) for line in lines]
     console.result("\n".join(lines))
     console.document(document)

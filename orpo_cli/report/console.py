@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 from orpo_cli.control_characters import escape_controls, escape_json_controls, message_lines
 from orpo_cli.errors import Problem, explain_hint
@@ -38,11 +39,28 @@ class Console:
     """
 
     has_printed_document = False  # of this process
+    _reserved_output: ClassVar[TextIO | None] = None
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False, log_only: bool = False) -> None:
         self.quiet = quiet
         self.log_only = log_only
         self.as_json = as_json
+
+    @classmethod
+    @contextmanager
+    def reserving_standard_output(cls) -> Iterator[None]:
+        """Within, standard output is for results alone: what libraries print goes to standard error."""
+        cls._reserved_output = sys.stdout
+        try:
+            with redirect_stdout(sys.stderr):
+                yield
+        finally:
+            cls._reserved_output = None
+
+    @property
+    def stdout(self) -> TextIO:
+        """The stream of results."""
+        return self._reserved_output or sys.stdout
 
     @cached_property
     def err(self) -> RichConsole:
@@ -60,7 +78,7 @@ class Console:
         """Standard output with colours and layout."""
         from orpo_cli.report.rich_console import SafeConsole
 
-        return SafeConsole(highlight=False, soft_wrap=True, emoji=False)
+        return SafeConsole(file=self._reserved_output, highlight=False, soft_wrap=True, emoji=False)
 
     @property
     def shows_progress(self) -> bool:
@@ -92,15 +110,15 @@ class Console:
             return
         if isinstance(renderable, str):
             text = mask_secrets(renderable)
-            print(escape_controls(text) if sys.stdout.isatty() else text, flush=True)
+            print(escape_controls(text) if self.stdout.isatty() else text, file=self.stdout, flush=True)
         else:
             self.out.print(renderable)
 
     def exact(self, text: str) -> None:
         """Write a text to standard output as it is, in UTF-8 for any encoding of the terminal."""
-        sys.stdout.flush()
-        sys.stdout.buffer.write(text.encode())
-        sys.stdout.buffer.flush()
+        self.stdout.flush()
+        self.stdout.buffer.write(text.encode())
+        self.stdout.buffer.flush()
 
     def document(self, value: Any) -> None:
         """Print the JSON document of --json: a mapping or a dataclass; nothing without --json."""
@@ -111,10 +129,10 @@ class Console:
             plain = mask_secrets(_json_value(value))
             text = json.dumps(plain, indent=2, ensure_ascii=False)
             try:
-                text.encode(sys.stdout.encoding)
+                text.encode(self.stdout.encoding)
             except UnicodeEncodeError:  # an encoding without these characters, or a file name that is no text
                 text = json.dumps(plain, indent=2)
-            print(escape_json_controls(text), flush=True)
+            print(escape_json_controls(text), file=self.stdout, flush=True)
 
     def print_line(self, text: str, style: str | None = None, *, hidden: bool = False) -> None:
         """Print one line to standard error and to the log of the run, or with ``hidden`` only to the log.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from typing import TYPE_CHECKING
 
 from orpo_cli import interruption
@@ -56,18 +56,19 @@ def chat(
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         console.note(HELP)
-    for message in _read_messages(is_terminal):
-        if message == "/exit":
-            return
-        if message == "/reset":
-            conversation.reset()
-            console.note("new conversation")
-        elif message == "/help":
-            console.note(HELP)
-        elif is_terminal and message.startswith("/"):
-            console.warn(f"no such command: {message}. {HELP}")
-        else:
-            _print_answers(conversation, message, variants, console, is_terminal)
+    with redirect_stdout(console.stdout):  # input() edits lines only where sys.stdout is the terminal
+        for message in _read_messages(is_terminal):
+            if message == "/exit":
+                return
+            if message == "/reset":
+                conversation.reset()
+                console.note("new conversation")
+            elif message == "/help":
+                console.note(HELP)
+            elif is_terminal and message.startswith("/"):
+                console.warn(f"no such command: {message}. {HELP}")
+            else:
+                _print_answers(conversation, message, variants, console, is_terminal)
 
 
 def _read_messages(is_terminal: bool) -> Iterator[str]:

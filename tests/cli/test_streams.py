@@ -189,3 +189,29 @@ def test_a_quiet_run_logs_every_line_and_a_failed_one_its_traceback(
     assert "step 1/4" in log
     assert "error: step" in log
     assert "Traceback (most recent call last)" in log
+
+
+@pytest.mark.parametrize("command", ["data", "chat"])
+def test_what_a_library_prints_is_not_in_the_result(tmp_path: Path, command: str) -> None:
+    """DeepSpeed logs to standard output while it is imported."""
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        "        if name == 'transformers':\n"
+        "            print('of a library')\n"
+        "sys.meta_path.insert(0, Finder)\n"
+    )
+    arguments = (
+        ["data", recipe, "--json"] if command == "data" else ["chat", tmp_path / "model", "--max-new-tokens", "1"]
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "orpo_cli", *map(str, arguments)],
+        input="hello\n", capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "of a library" in done.stderr
+    assert "of a library" not in done.stdout
+    if command == "data":
+        assert json.loads(done.stdout)["status"] == "ok"

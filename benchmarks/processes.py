@@ -45,13 +45,14 @@ def train(file: str, model: str, pairs: int, steps: int) -> dict[str, Any]:
     from orpo_cli.model.onednn import use_onednn
     from orpo_cli.planning.resolve import resolve
     from orpo_cli.recipe.load import load_recipe
-    from orpo_cli.training.allocator import keep_freed_memory
+    from orpo_cli.training.allocator import keep_freed_memory, reserve_small_chunks
     from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 
     rank, processes = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[int(os.environ.get(CPU, rank))]})
     torch.set_num_threads(1)
     keep_freed_memory()
+    reserve_small_chunks()
     use_onednn()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -98,7 +98,7 @@ def side(
     from orpo_cli.recipe.load import load_recipe
     from orpo_cli.recipe.schema import ModelSection
     from orpo_cli.report.console import Console
-    from orpo_cli.training.allocator import keep_freed_memory
+    from orpo_cli.training.allocator import keep_freed_memory, reserve_small_chunks
     from orpo_cli.workflows.plan import build_plan
 
     if threads:
@@ -129,6 +129,7 @@ def side(
 
             if plan.device == "cpu":
                 keep_freed_memory()
+                reserve_small_chunks()
                 use_onednn()
             trainer: Any = make_trainer(plan, Path(folder), TrainingInputs(model, tokenizer, data), [clock])
             clock.count_tokens_of(trainer.engine)

@@ -120,12 +120,13 @@ def make_engine(max_tokens: int) -> tuple[Any, Any]:
     from orpo_cli.model.model_source import ModelSource
     from orpo_cli.model.onednn import use_onednn
     from orpo_cli.recipe.schema import ModelSection
-    from orpo_cli.training.allocator import keep_freed_memory
+    from orpo_cli.training.allocator import keep_freed_memory, reserve_small_chunks
     from orpo_cli.training.engine.packed_step import Engine
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     keep_freed_memory()
+    reserve_small_chunks()
     use_onednn()
     source = ModelSource(ModelSection(model_name_or_path=os.environ.get("ORPO_BENCH_MODEL", SMOLLM2)))
     model = AutoModelForCausalLM.from_pretrained(

@@ -123,9 +123,10 @@ class Trainings:
     def __init__(self, results: Results) -> None:
         from orpo_cli.model.onednn import use_onednn
         from orpo_cli.model.vector_math import initialize_vector_math
-        from orpo_cli.training.allocator import keep_freed_memory
+        from orpo_cli.training.allocator import keep_freed_memory, reserve_small_chunks
 
         keep_freed_memory()
+        reserve_small_chunks()
         use_onednn()
         initialize_vector_math()
         self.results = results

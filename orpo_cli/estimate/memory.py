@@ -23,8 +23,9 @@ from orpo_cli.recipe.schema import LoraSection
 HEADROOM = 0.9  # of the available memory; the rest is for what the estimate does not count
 PROCESS_BYTES = 0.62e9  # on a CPU: Python with torch, transformers, trl and peft; measured
 DEVICE_BYTES = 0.8e9  # on a GPU: the CUDA context and the kernels' workspaces; not measured
-# Allocated memory over live activations. glibc's heap is fragmented, since aligned blocks do not fit into the gaps between live
-# blocks: measured (docs/memory.md) with the heap settings of `orpo train`. For the caching allocator of a GPU 5% are assumed.
+# Allocated memory over live activations. glibc's heap is fragmented, since some aligned blocks do not fit into the gaps between
+# live blocks: measured (docs/memory.md) with the heap settings of `orpo train` and `training.allocator`. For the caching
+# allocator of a GPU 5% are assumed.
 HEAP_OVERHEAD, CACHE_OVERHEAD = 1.2, 1.05
 TILE_BYTES = 8 * 4096 * 16384  # on a GPU: the tile of logits in the head, larger than in the trace
 BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}

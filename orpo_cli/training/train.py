@@ -25,7 +25,7 @@ from orpo_cli.run_attempts import FAILED, FINISHED, INTERRUPTED
 from orpo_cli.run_lock import RunLost
 from orpo_cli.run_status import end_attempt, first_line, write_last_step
 from orpo_cli.rundir import RunDir
-from orpo_cli.training.allocator import keep_freed_memory
+from orpo_cli.training.allocator import keep_freed_memory, reserve_small_chunks
 from orpo_cli.training.checkpoint_writer import remove_staging
 from orpo_cli.training.failed_attempt import record_failure
 from orpo_cli.training.interrupt import InterruptCallback
@@ -76,6 +76,7 @@ def train(
     started = time.time()
     if plan.device == "cpu":
         keep_freed_memory()
+        reserve_small_chunks()
         use_onednn()
         initialize_vector_math()
     if rundir.writes:

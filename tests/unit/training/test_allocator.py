@@ -1,0 +1,77 @@
+"""Memory of a step in glibc's heap, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig
+
+from orpo_cli.cli.reexec import GLIBC_VALUE, GLIBC_VARIABLE
+from orpo_cli.estimate.memory import HEAP_OVERHEAD, Computation
+from orpo_cli.estimate.pair_lengths import PairSize
+from orpo_cli.recipe.schema import LoraSection
+from orpo_cli.training.memory_trace import MemoryTracer
+
+CONFIG = {
+    "vocab_size": 400, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 16, "num_attention_heads": 3,
+    "num_key_value_heads": 1, "max_position_embeddings": 2048,
+}  # fmt: skip
+PAIR = PairSize(192, 672, 672)
+STEP = """
+import sys
+import torch
+from support.steps import packed_step, with_adapter
+from test_allocator import CONFIG, PAIR, heap_bytes
+from transformers import LlamaConfig, LlamaForCausalLM
+from orpo_cli.training.allocator import keep_freed_memory, reserve_small_chunks
+from orpo_cli.training.memory_trace import _pair
+
+torch.manual_seed(0)
+model = with_adapter(LlamaForCausalLM(LlamaConfig(**CONFIG)).train(), True, r=16, target_modules="all-linear")
+assert keep_freed_memory()
+if sys.argv[1] == "reserve":
+    assert reserve_small_chunks()
+packed_step(model, [_pair(0, type(PAIR)(8, 8, 8))])  # afterwards gradients are in memory
+before = heap_bytes()
+loss, _, _ = packed_step(model, [_pair(0, PAIR)])
+print(heap_bytes() - before, loss.hex())
+"""
+
+
+def heap_bytes() -> int:
+    """Bytes of the heap of this process, used or free."""
+    import ctypes
+
+    names = ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
+    fields = [(name, ctypes.c_size_t) for name in names]
+    library = ctypes.CDLL(None)
+    library.mallinfo2.restype = type("mallinfo2", (ctypes.Structure,), {"_fields_": fields})
+    return int(library.mallinfo2().arena)
+
+
+def heap_growth(how: str) -> tuple[int, str]:
+    """Bytes by which the heap grows in a step, and the loss of the step."""
+    tests = Path(__file__).parents[2]
+    environment = {
+        **os.environ,
+        GLIBC_VARIABLE: GLIBC_VALUE,
+        "PYTHONPATH": os.pathsep.join([str(tests), str(Path(__file__).parent), *sys.path]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", STEP, how], stdout=subprocess.PIPE, text=True, check=True, env=environment
+    )
+    grown, loss = done.stdout.split()
+    return int(grown), loss
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="measures glibc's heap")
+def test_a_step_takes_the_estimated_memory_only_with_reserved_chunks() -> None:
+    traced = MemoryTracer(LlamaConfig(**CONFIG), Computation("float32", lora=LoraSection(r=16)))([PAIR])
+    (reserved, loss), (not_reserved, other_loss) = (heap_growth(how) for how in ("reserve", "none"))
+    assert traced.total <= reserved < HEAP_OVERHEAD * traced.total < not_reserved
+    assert loss == other_loss

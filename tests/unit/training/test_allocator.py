@@ -60,6 +60,7 @@ def heap_growth(how: str) -> tuple[int, str]:
     environment = {
         **os.environ,
         GLIBC_VARIABLE: GLIBC_VALUE,
+        "OMP_NUM_THREADS": "1",  # threads that wait for each other are slow beside other programs
         "PYTHONPATH": os.pathsep.join([str(tests), str(Path(__file__).parent), *sys.path]),
     }
     done = subprocess.run(

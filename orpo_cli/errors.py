@@ -67,6 +67,11 @@ class OrpoError(Exception):
         self.message = message
         self.remedy = remedy
 
+    @property
+    def __notes__(self) -> list[str]:
+        """The remedy, below the message in a traceback: for Python programs that do not catch the error."""
+        return [f"→ {self.remedy}"] if self.remedy else []
+
 
 class UsageError(OrpoError):
     """The command line or one of its paths is wrong, or an output directory is in use."""

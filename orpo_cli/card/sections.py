@@ -222,10 +222,9 @@ def training_details_section(run: dict[str, Any]) -> str:
         lines.append(f"- base model at revision {code_span(model['revision'])}")
     if run.get("trainable_parameters"):
         lines.append(f"- {run['trainable_parameters']:,} of {model.get('parameters') or 0:,} weights trained")
-    if run.get("steps") and run.get("seconds"):
-        lines.append(
-            f"- {run['steps']:,} steps in {run['seconds'] / 60:.1f} minutes, {escape_text(run.get('finished_at'))}"
-        )
+    seconds = run.get("train_seconds") or run.get("seconds")  # of all attempts; of the last one in older runs
+    if run.get("steps") and seconds:
+        lines.append(f"- {run['steps']:,} steps in {seconds / 60:.1f} minutes, {escape_text(run.get('finished_at'))}")
     return "## Training details\n\n" + "\n".join(lines) if lines else ""
 
 

@@ -44,11 +44,15 @@ tokenizer = AutoTokenizer.from_pretrained({json.dumps(name, ensure_ascii=False)}
 
 def _peft(rundir: RunDir, plan: Plan, name: str, subfolder: str) -> str:
     argument = f', subfolder="{subfolder}"' if subfolder else ""
-    base = json.dumps(_base_to_load(plan), ensure_ascii=False)
+    base = _base_to_load(plan)
+    arguments = json.dumps(base, ensure_ascii=False)
+    if base.endswith(".gguf"):
+        folder, _, file = base.rpartition("/")
+        arguments = f"{json.dumps(folder)}, gguf_file={json.dumps(file, ensure_ascii=False)}"
     load = f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained({base}, dtype="auto")
+model = AutoModelForCausalLM.from_pretrained({arguments}, dtype="auto")
 model = PeftModel.from_pretrained(model, {json.dumps(name, ensure_ascii=False)}{argument})
 tokenizer = AutoTokenizer.from_pretrained({json.dumps(name, ensure_ascii=False)}{argument})"""
     code = _python(load, _has_chat_template(rundir, "adapter"))
@@ -95,12 +99,14 @@ def _vllm(name: str) -> str:
 
 def _vllm_adapter(plan: Plan, name: str) -> str:
     lora = plan.lora
-    if lora is None or lora.use_dora or lora.modules_to_save or plan.model.add_special_tokens:
-        return "vLLM does not support this kind of adapter: merge it into its base first (`orpo merge`)."
+    base = _base_to_load(plan)
+    unsupported = lora is None or lora.use_dora or lora.modules_to_save or plan.model.add_special_tokens
+    if lora is None or unsupported or base.endswith(".gguf"):
+        return "vLLM does not support this kind of adapter or base: merge it into its base first (`orpo merge`)."
     rank = next((each for each in VLLM_RANKS if each >= lora.r), VLLM_RANKS[-1])
     served = name.rpartition("/")[2]
-    base, module = shlex.quote(_base_to_load(plan)), shlex.quote(f"{served}={name}")
-    command = f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {module}"
+    module = shlex.quote(f"{served}={name}")
+    command = f"vllm serve {shlex.quote(base)} --enable-lora --max-lora-rank {rank} --lora-modules {module}"
     return f"With vLLM:\n\n{code_block(command, 'sh')}"
 
 

@@ -91,7 +91,7 @@ def command(
             f"{variant}: scores of {source['computed']}, computed by {source['by']} (--recompute computes them again)"
         )
     console.result(_table(document))
-    console.result(wrap_words(_legend(document["beta"]), console.out.width))
+    console.result(wrap_words(_legend(document), console.out.width))
     console.document(document)
     if run is not None:  # after the output: the disk may be full or read-only
         not_written = "evaluation.json not written: these are not all held-out pairs of the run"
@@ -120,10 +120,12 @@ def _table(document: dict[str, Any]) -> Any:
     return table
 
 
-def _legend(beta: float) -> str:
+def _legend(document: dict[str, Any]) -> str:
+    won = "won, lost: pairs that only the tuned, only the base model prefers rightly; " if document["change"] else ""
     return (
         "accuracy: fraction of pairs whose chosen completion is more likely per token than the rejected one; log p: nats per token; "
-        f"margin: beta ({beta:g}) x (log p chosen - log p rejected); NLL: over prompt and chosen completion; in brackets: 95% confidence intervals"
+        f"margin: beta ({document['beta']:g}) x (log p chosen - log p rejected); log odds: the log odds ratio of chosen and rejected completion; "
+        f"NLL: over prompt and chosen completion; {won}in brackets: 95% confidence intervals (accuracy: Wilson; margin: normal)"
     )
 
 

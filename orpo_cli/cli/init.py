@@ -60,7 +60,7 @@ def command(
         console.note(note)
     if inspected.doubt:
         console.warn(inspected.doubt)
-    text = new_recipe_text(name, source, model, data, inspected.columns)
+    text = new_recipe_text(name, source, model, data, inspected.columns, inspected.held_out)
     copies = data_files_to_copy(source, path, overwrite=force) if source and not data else {}
     for file, copy in copies.items():
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +68,10 @@ def command(
         console.note(f"copied {copy}")
     atomic_write_text(path, text)
     console.result(f"wrote {path}")
+    if data and source:
+        console.note(
+            f"The values of training are those of {source.name}, chosen for its own data: look at learning_rate and num_train_epochs."
+        )
     if not data and not source and not Path("pairs.jsonl").exists():
         console.note(
             f"First write your pairs to pairs.jsonl, or set dataset.train.path in {path} (--data PATH sets it)."

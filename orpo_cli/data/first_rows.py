@@ -61,6 +61,7 @@ class FoundColumns:
     used: list[str]  # names in the data
     unused: list[str]
     other_prompts: list[str]  # columns that may be the prompt as well as the mapped one
+    all_rows: int | None  # of the file, if they are few
 
     @property
     def prompt_is_guessed(self) -> bool:
@@ -93,8 +94,9 @@ def find_columns(path: Path) -> FoundColumns | None:
     names = list(dict.fromkeys(str(name) for row in renamed if isinstance(row, dict) for name in row))
     unused = [name for name in names if name not in read]
     others = prompt_candidates(rows, (*mapping.values(), *read)) if "prompt" in mapping else []
+    used = [mapping.get(name, name) for name in names if name in read]
     return FoundColumns(
-        format_.name, mapping, [mapping.get(name, name) for name in names if name in read], unused, others
+        format_.name, mapping, used, unused, others, len(rows) if len(rows) < FORMAT_SAMPLE_ROWS else None
     )
 
 

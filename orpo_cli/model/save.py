@@ -72,3 +72,8 @@ def complete_generation_config(
     except ValueError:
         # Many base models set a temperature without it, which transformers reads but does not write.
         settings.do_sample = True
+
+
+def remove_empty_card(folder: Path) -> None:
+    """Remove the README.md of peft, a template to fill in that names the base by its path. The card of a run is in its own folder."""
+    (folder / "README.md").unlink(missing_ok=True)

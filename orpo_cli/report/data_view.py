@@ -41,8 +41,8 @@ def summary_view(report: DataReport, audits: dict[str, Audit], steps: dict[str, 
         yield truncation_table(audit, report.max_length)
         bias = audit.length_bias
         yield Text(
-            f"the chosen completion is longer in {bias.chosen_longer:.0%}, the rejected one in {bias.rejected_longer:.0%} of the pairs, "
-            f"by {bias.mean_difference:+.1f} tokens on average; correlation of length and preference {bias.correlation:+.3f}"
+            f"the chosen completion is longer in {bias.chosen_longer:.0%}, the rejected one in {bias.rejected_longer:.0%} of the pairs; "
+            f"chosen minus rejected: {bias.mean_difference:+.1f} tokens on average; correlation of length and preference {bias.correlation:+.3f}"
         )
         yield Text(f"{audit.same_prompt:,} pairs repeat a prompt of an earlier pair")
         yield Text(
@@ -65,7 +65,7 @@ def summary_view(report: DataReport, audits: dict[str, Audit], steps: dict[str, 
 def lengths_table(audit: Audit) -> Table:
     """Percentiles of the number of tokens of each part of a pair, after truncation."""
     percentiles = [Column(name, justify="right") for name in next(iter(audit.lengths.values()))]
-    table = Table("tokens, truncated", *percentiles, **TABLE_STYLE)
+    table = Table("tokens, as trained", *percentiles, **TABLE_STYLE)
     for part, values in audit.lengths.items():
         table.add_row(part, *(f"{value:,.0f}" for value in values.values()))
     return table
@@ -108,11 +108,16 @@ def legend(*, loss_on_prompt: bool, coloured: bool) -> Text:
 
 
 def pair_view(pair: dict[str, Any], *, coloured: bool) -> RenderableType:
-    """One pair with all of its tokens: ``pair`` and ``row`` (number and name), and the spans of each part."""
-    lines: list[RenderableType] = [Text(one_line(f"pair {pair['pair']}, {pair['row']}"), "bold")]
+    """One pair with all of its tokens: its number, row and part of the data, and the spans of prompt and completions."""
+    held_out = ", held out" if pair["part"] == "eval" else ""
+    lines: list[RenderableType] = [Text(one_line(f"pair {pair['pair']}, {pair['row']}{held_out}"), "bold")]
     for part in ("prompt", "chosen", "rejected"):
         spans = pair[part]
-        lines.append(Text(f"{part}, {sum(len(span.ids) for span in spans):,} tokens", "bold"))
+        terms = dict.fromkeys(LOSS_TERMS[span.purpose][0] for span in spans if span.purpose != "end")
+        tokens = sum(len(span.ids) for span in spans)
+        lines.append(
+            Text(f"{part}, {tokens:,} tokens ({'; '.join(terms)})" if terms else f"{part}, {tokens:,} tokens", "bold")
+        )
         lines.append(tokens_view(spans, coloured=coloured))
     return Group(*lines, Text())
 

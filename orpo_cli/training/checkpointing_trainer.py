@@ -13,6 +13,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from orpo_cli.checkpoint_manifest import CheckpointDamaged, check_files
 from orpo_cli.errors import RunError
+from orpo_cli.model.save import remove_empty_card
 from orpo_cli.training.checkpoint_writer import CheckpointWriter
 from orpo_cli.training.random_state import draws_dropout, load_random_state, save_random_state, seed_process
 from orpo_cli.training.retention import keep_only
@@ -148,8 +149,10 @@ class CheckpointingTrainer(Trainer):
         weights = self.gather_weights() if state_dict is None else state_dict
         with self.saver.deferring_errors():
             super()._save(output_dir, weights)
+            folder = Path(output_dir or self.args.output_dir)
+            remove_empty_card(folder)
             if not self.save_training_args:
-                (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+                (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _save_rng_state(self, output_dir: str) -> None:
         rank, processes = self.accelerator.process_index, self.agreement.num_processes

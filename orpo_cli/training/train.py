@@ -17,7 +17,7 @@ from orpo_cli.data.pair_encoder import end_token_ids
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, RunError
 from orpo_cli.json_files import is_number, read_json_lines
 from orpo_cli.model.onednn import use_onednn
-from orpo_cli.model.save import complete_generation_config, copy_mode_to_weights, save_model
+from orpo_cli.model.save import complete_generation_config, copy_mode_to_weights, remove_empty_card, save_model
 from orpo_cli.model.vector_math import initialize_vector_math
 from orpo_cli.os_errors import explain_os_error
 from orpo_cli.planning.plan import Plan
@@ -212,6 +212,7 @@ def save_result(
         return
     with atomic_directory(rundir.adapter) as folder:
         model.save_pretrained(folder, save_embedding_layers=_saved_embeddings(plan), state_dict=weights)
+        remove_empty_card(folder)
         tokenizer.save_pretrained(folder)
         base = model.get_base_model()
         complete_generation_config(base, tokenizer, eos_token_ids)

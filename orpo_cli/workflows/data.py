@@ -28,7 +28,7 @@ PAGE_DROPPED_ROWS = 1000
 class DataInspection:
     """What a recipe would train on. ``audits`` by part (train, eval); ``steps``: how many steps go through the pairs.
 
-    ``pairs``: those to show, each with its number (``pair``), the name of its row (``row``, such as train.jsonl:17), and the
+    ``pairs``: those to show, each with its ``part``, number (``pair``), the name of its row (``row``, such as train.jsonl:17), and the
     ``TokenSpan`` lists of ``prompt``, ``chosen`` and ``rejected``. ``page_pairs``, for a page: also with its ``part`` and, as ``full``,
     the lengths before truncation.
     """
@@ -104,7 +104,7 @@ def inspect_data(
         parts.report,
         audits,
         _count_steps(plan, len(parts.train)),
-        [pair for table in shown.values() for pair in _spans_of(table, parts, loss_on_prompt)],
+        [{"part": part, **pair} for part, table in shown.items() for pair in _spans_of(table, parts, loss_on_prompt)],
         loss_on_prompt,
         page_pairs=[] if dropped is None else list(_page_pairs(in_page, parts, loss_on_prompt)),
         page_dropped=[] if dropped is None else dropped.rows,

@@ -129,14 +129,14 @@ def _is_plain(target: EvalTarget, request: GenerateRequest, console: Console) ->
 
 
 def record_samples(model: str, request: GenerateRequest, document: dict[str, Any], console: Console) -> None:
-    """Write samples.json, which the model card shows, if this compares a run on held-out prompts. Raises MachineError."""
+    """Write samples.json, which the report and the pushed model card show, if this compares a run on held-out prompts. Raises MachineError."""
     from orpo_cli.evaluation.eval_target import find_run
 
     run = find_run(model)
     asked = request.prompts or request.prompts_from is not None
     if run is not None and request.compare and not asked and request.output is None:
         write_record(run.samples, document)
-        console.note(f"wrote {run.samples}, which the model card shows")
+        console.note(f"wrote {run.samples}, which `orpo report` and the model card of `orpo push-to-hub` show")
 
 
 def _answer(

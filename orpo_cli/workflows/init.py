@@ -20,15 +20,25 @@ COLUMNS_COMMENT = (
     "# columns: {prompt: question, chosen: good, rejected: bad} # name in orpo-cli: name in the data, where they differ"
 )
 
+HELD_OUT, HELD_OUT_OF_FEW = (
+    0.05,
+    0.2,
+)  # fractions of the pairs, in general and of a file with fewer rows than are read of it
+
 KeyPath = tuple[str, ...]  # ("dataset", "train", "path")
 
 
 def new_recipe_text(
-    name: str, shipped: ShippedRecipe | None, model: str | None, data: str | None, columns: str | None = None
+    name: str,
+    shipped: ShippedRecipe | None,
+    model: str | None,
+    data: str | None,
+    columns: str | None = None,
+    held_out: float = HELD_OUT,
 ) -> str:
     """The text of a new recipe: template or shipped recipe, with its comments, and the user's values filled in.
 
-    ``columns``: the `columns:` line of ``data``, see ``inspect_data``. A shipped recipe with other data loses
+    ``columns`` and ``held_out``: the `columns:` line and the fraction to hold out of ``data``, see ``inspect_data``. A shipped recipe with other data loses
     its header, which describes its own data.
     Raises UsageError for an empty value.
     """
@@ -43,10 +53,11 @@ def new_recipe_text(
     if data and shipped:  # split, columns and held-out pairs of the shipped recipe belong to other data
         text = f"# The shipped recipe {shipped.name} with other data.\n\n{_without_header(text)}"
         changes[("dataset", "train")] = f"{mapping}path: {_scalar(data)}"
-        changes[("dataset", "eval")] = "test_size: 0.05"
+        changes[("dataset", "eval")] = f"test_size: {held_out}"
     elif data:
         text = text.replace(COLUMNS_COMMENT, columns) if columns else text
         changes[("dataset", "train", "path")] = _scalar(data)
+        changes[("dataset", "eval", "test_size")] = str(held_out)
     return _replace_values(text, changes)
 
 
@@ -54,10 +65,12 @@ def new_recipe_text(
 class InspectedData:
     """What is known of the data of a new recipe: the `columns:` line, and lines for the user.
 
-    ``problem``: why it cannot be used. ``doubt``: what the names of the columns do not decide.
+    ``held_out``: the fraction of pairs to hold out. ``problem``: why it cannot be used. ``doubt``: what the names of the columns do
+    not decide.
     """
 
     columns: str | None = None
+    held_out: float = HELD_OUT
     notes: tuple[str, ...] = ()
     problem: str | None = None
     doubt: str | None = None
@@ -80,19 +93,24 @@ def inspect_data(data: str) -> InspectedData:
         return InspectedData(problem=f"{error.message} {error.remedy or ''}".rstrip())
     if found is None:
         return InspectedData()
+    few = ()
+    held_out = HELD_OUT
+    if found.all_rows is not None:
+        held_out = HELD_OUT_OF_FEW
+        few = (f"{data} has {found.all_rows} rows, so a fifth is held out (dataset.eval.test_size)",)
     unused = f"; not used: {', '.join(found.unused)}" if found.unused else ""
     if not found.mapping:
         note = f"{data}, format {found.format}: uses the columns {', '.join(found.used)}{unused}"
         if found.format == "preference" and not {"prompt", "messages"} & set(found.used):
             note += "; no column is the prompt, so it is the common start of chosen and rejected"
-        return InspectedData(notes=(note,))
+        return InspectedData(held_out=held_out, notes=(note, *few))
     line, doubt = columns_line(found.mapping), None
     if found.prompt_is_guessed:
         others = (
             f"but it may also be {' or '.join(found.other_prompts)}" if found.other_prompts else "by its texts only"
         )
         doubt = f"{data}: {found.mapping['prompt']} is taken as the prompt, {others}. Check `columns:` in the recipe."
-    return InspectedData(line, (f"by the names in {data}: {line}{unused}",), doubt=doubt)
+    return InspectedData(line, held_out, (f"by the names in {data}: {line}{unused}", *few), doubt=doubt)
 
 
 def _without_header(text: str) -> str:

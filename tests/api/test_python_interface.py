@@ -6,6 +6,7 @@ import inspect
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,11 @@ def test_the_import_loads_no_library() -> None:
     program = "import sys, orpo_cli; dir(orpo_cli); print([n for n in ('torch', 'transformers', 'pydantic', 'yaml') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_traceback_of_an_error_has_its_remedy() -> None:
+    try:
+        raise UsageError("the directory is in use.", remedy="Choose another one.")
+    except UsageError as error:
+        shown = "".join(traceback.format_exception(error)).splitlines()
+    assert shown[-2:] == ["orpo_cli.errors.UsageError: the directory is in use.", "→ Choose another one."]

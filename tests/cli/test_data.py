@@ -22,7 +22,7 @@ def test_the_summary_has_counts_lengths_and_steps(tmp_path: Path, orpo_here: Orp
     assert done.returncode == 0, done.stderr
     for words in (
         "24 rows read, 24 kept",
-        "tokens, truncated",
+        "tokens, as trained",
         "max_length",
         "this recipe",
         "correlation",

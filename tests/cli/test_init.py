@@ -4,6 +4,8 @@ import json
 import os
 
 import pytest
+import yaml
+from support.tiny import write_pairs
 
 from orpo_cli.machine import probe
 from orpo_cli.planning.model_facts import ModelFacts
@@ -289,3 +291,14 @@ def test_init_without_data_says_what_the_recipe_still_needs(tmp_path, orpo_here,
     assert needed in orpo_here("init", "mine").stderr
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "Why?", "chosen": "So.", "rejected": "No."}\n')
     assert needed not in orpo_here("init", "mine", "--force").stderr
+
+
+@pytest.mark.parametrize(("rows", "held_out"), [(30, 0.2), (150, 0.05)])
+@pytest.mark.parametrize("shipped", [[], ["--from", "quickstart"]])
+def test_a_fifth_of_few_pairs_is_held_out(tmp_path, orpo_here, rows, held_out, shipped):
+    data, recipe = write_pairs(tmp_path / "pairs.jsonl", rows), tmp_path / "mine.yaml"
+    done = orpo_here("init", "mine", "--data", data, "--output", recipe, *shipped)
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(recipe.read_text())["dataset"]["eval"] == {"test_size": held_out}
+    assert (f"has {rows} rows, so a fifth is held out" in done.stderr) == (held_out == 0.2)
+    assert ("The values of training are those of quickstart" in done.stderr) == bool(shipped)

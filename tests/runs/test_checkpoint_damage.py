@@ -21,7 +21,7 @@ from orpo_cli.training.metrics_log import MetricsCallback
 
 DAMAGES = (halve, empty, remove, flip, make_directory)
 FILES = (
-    "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", MANIFEST, "optimizer.pt",
+    "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", MANIFEST, "optimizer.pt",
     "rng_state.pth", "scheduler.pt", "tokenizer.json", "tokenizer_config.json", "trained_totals.json", "trainer_state.json", "training_args.bin",
 )  # fmt: skip
 

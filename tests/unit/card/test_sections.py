@@ -13,6 +13,7 @@ from support.card_run import HUB_MODEL, make_card_run
 
 from orpo_cli.card.base_license import BaseLicense
 from orpo_cli.card.model_card import render_card
+from orpo_cli.planning.plan import ModelPlan
 from orpo_cli.recipe.schema import LoraSection
 from orpo_cli.rundir import RunDir
 
@@ -95,6 +96,19 @@ def test_a_card_has_no_path_of_this_machine(tmp_path):
     assert 'AutoModelForCausalLM.from_pretrained("path/to/base-1b"' in card
     assert "vllm serve path/to/base-1b" in card
     assert "replace the path by that of your copy" in card
+
+
+def test_a_gguf_base_is_loaded_as_transformers_loads_it(tmp_path, run):
+    from transformers import AutoModelForCausalLM
+
+    section = ModelPlan(
+        model_name_or_path="package://a_package/Tiny-1B.Q4_1.gguf", dtype="float32", attn_implementation="sdpa"
+    )
+    card = render_card(make_card_run(tmp_path / "gguf", model=section), parts="adapter")
+    assert 'AutoModelForCausalLM.from_pretrained("path/to", gguf_file="Tiny-1B.Q4_1.gguf", dtype="auto")' in card
+    assert "merge it into its base first" in card
+    with pytest.raises(OSError, match=r"Tiny-1B\.Q4_1\.gguf"):  # it looks for this file in this folder
+        AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="Tiny-1B.Q4_1.gguf", dtype="auto")
 
 
 def test_each_usage_example_has_the_names_of_its_part(tmp_path, run):

@@ -20,7 +20,7 @@ def missing_path_remedy(path: Path) -> str:
     folder, missing = _existing_part(path)
     names = sorted(entry.name for entry in _scan(folder))
     if len(missing) > 1 or not names:
-        return f"The folder {folder} has no {missing[0]}."
+        return f'{folder} has no {"folder " if len(missing) > 1 else ""}"{missing[0]}".'
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return f"The folder {folder} has {', '.join(names[:LISTED])}{more}."
 

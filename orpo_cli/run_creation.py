@@ -86,7 +86,11 @@ def _raise_if_not_free(rundir: RunDir) -> None:
     if not rundir.is_run():
         raise UsageError(f"output_dir {rundir.root} is not empty, and is not a run.", remedy=f"Empty it, or {rename}.")
     status = rundir.status()
-    go_on = "" if status == FINISHED else "resume it (--resume auto), "
+    go_on = (
+        "train it longer (more epochs or steps, and --resume auto), "
+        if status == FINISHED
+        else "resume it (--resume auto), "
+    )
     raise UsageError(
         f"output_dir {rundir.root} already has a run (status: {status}).",
         remedy=f"Either {go_on}{rename}, or remove it (rm -r {shlex.quote(str(rundir.root))}).",

@@ -30,6 +30,7 @@ KEYS_OF_OTHER_TOOLS = {
     "dataset": {"val_set_size": "eval", "test": "eval", "validation": "eval", "cutoff_len": "training.max_length"},
     "training": {
         "alpha": "beta", "lambda": "beta", "lr": "learning_rate", "batch_size": "per_device_train_batch_size",
+        "micro_batch_size": "per_device_train_batch_size", "per_device_batch_size": "per_device_train_batch_size",
         "epochs": "num_train_epochs",
     },
 }  # fmt: skip

@@ -58,8 +58,12 @@ def summary_view(report: DataReport, audits: dict[str, Audit], steps: dict[str, 
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common())
     yield Text(f"{read:,} rows read, {kept:,} pairs kept; dropped: {reasons or 'none'}")
     yield Text(
-        f"{steps['pairs_per_step']} pairs per step, {steps['steps_per_epoch']:,} steps per epoch, {steps['steps']:,} steps in total"
+        f"{steps['pairs_per_step']} pairs per step, {_steps(steps['steps_per_epoch'])} per epoch, {_steps(steps['steps'])} in total"
     )
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} step{'' if count == 1 else 's'}"
 
 
 def lengths_table(audit: Audit) -> Table:

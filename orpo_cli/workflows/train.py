@@ -28,7 +28,7 @@ from orpo_cli.run_status import begin_attempt, record_result
 from orpo_cli.rundir import RecipeTexts, RunDir
 from orpo_cli.temporary_directory import remove_dead_directories
 from orpo_cli.workflows.attempt_end import recording_interruption
-from orpo_cli.workflows.plan import build_plan, estimate_record, load_recipe_reporting, report_plan
+from orpo_cli.workflows.plan import build_plan, check_local_data, estimate_record, load_recipe_reporting, report_plan
 from orpo_cli.workflows.repair_run import repair_plan, repair_records
 from orpo_cli.workflows.run_inputs import record_moves
 from orpo_cli.workflows.train_plan import train_plan
@@ -76,6 +76,7 @@ def train_recipe(
             _refuse_missing_base(rundir, loaded)
         else:
             raise_if_in_use(rundir)
+            check_local_data(loaded)  # a finished run that is resumed does not need its data
         planned = build_plan(loaded, console, to_train=True, strict=strict)
         plan, source = planned.plan, planned.source
         if callbacks and plan.launch.strategy != "single":

@@ -100,7 +100,7 @@ def test_a_run_is_never_overwritten_and_says_how_to_go_on(tmp_path: Path, orpo_h
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     again = orpo_here("train", recipe)
     assert again.returncode == 2
-    for word in ("already has a run", "output_dir", "rm -r"):
+    for word in ("already has a run", "output_dir", "rm -r", "more epochs or steps, and --resume auto"):
         assert word in again.stderr
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     finished = orpo_here("train", recipe, "--resume", "auto", "--json")
@@ -198,6 +198,17 @@ def test_ctrl_c_saves_a_checkpoint_and_the_resumed_run_equals_an_uninterrupted_o
         load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("uninterrupted", "run")
     )
     assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+
+
+def test_a_missing_data_file_is_named_before_the_plan_and_no_run_is_made(
+    tmp_path: Path, orpo_here: Callable[..., Any]
+) -> None:
+    recipe = write_recipe(tmp_path, steps=1)
+    done = orpo_here("train", recipe, "--set", "dataset.train.path=nowhere/pears.jsonl")
+    assert done.returncode != 0
+    assert "nowhere/pears.jsonl" in done.stderr
+    assert "plan.json" not in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_without_a_usable_pair_leaves_nothing_behind(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:

@@ -57,7 +57,7 @@ def test_a_missing_file_names_its_neighbour_or_the_files_of_the_folder(
     assert str(failure("data/zzz.parquet").remedy).startswith(
         f"The folder {folder / 'data'} has deep, pairs.jsonl, train.jsonl.gz. A relative path"
     )
-    assert str(failure("q/zzz.parquet").remedy).startswith(f"The folder {folder} has no q. A relative path")
+    assert str(failure("q/zzz.parquet").remedy).startswith(f'{folder} has no folder "q". A relative path')
     assert failure("date/*.jsonl").remedy == f"Did you mean {folder / 'data'}?"
 
 

@@ -75,7 +75,7 @@ def check_regular(path: Path) -> None:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         raise DataError(
             f"{path}: no such file or folder." if missing else f"{path}: cannot be read: {error.strerror or error}.",
-            remedy=f"{missing_path_remedy(path) if missing else ''} A relative path starts at the current directory; a hub "
+            remedy=f"{missing_path_remedy(path) if missing else ''} A relative path of a recipe is searched next to it and in the current directory; a hub "
             "dataset is written namespace/name.".lstrip(),
         ) from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

@@ -18,6 +18,9 @@ def test_the_closest_name_is_suggested_or_none() -> None:
     ("key", "section", "remedy"),
     [
         ("lr", ("training",), "The name here is `learning_rate`."),
+        ("batch_size", ("training",), "The name here is `per_device_train_batch_size`."),
+        ("micro_batch_size", ("training",), "The name here is `per_device_train_batch_size`."),
+        ("per_device_batch_size", ("training",), "The name here is `per_device_train_batch_size`."),
         ("learning_rat", ("training",), "Did you mean `learning_rate`?"),
         ("beta", ("model",), "It belongs in `training`: `training.beta`."),
         ("zzz", ("engine",), "Known keys: fast_path, max_tokens_per_microbatch."),

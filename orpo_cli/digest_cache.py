@@ -16,7 +16,7 @@ from pathlib import Path
 
 from orpo_cli.json_cache import read_cached, write_cached
 
-MIN_BYTES = 64 << 20  # smaller files are read in less than 0.1 s
+MIN_BYTES = 64_000_000  # smaller files are read in less than 0.1 s
 SETTLED_SECONDS = 60  # longer than a page of a mapped file can be changed without a new time (30 s on Linux)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SECOND = 1_000_000_000  # ns

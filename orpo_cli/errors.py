@@ -12,6 +12,8 @@ from typing import Literal
 
 from orpo_cli.control_characters import one_line
 
+DOCS = "https://github.com/orpo-cli/orpo-cli/blob/main/docs"  # pages that messages name: a wheel does not contain them
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -115,7 +115,7 @@ DATA_LIMITS = f"""## Limits and damaged files
 | --- | --- | --- |
 | size of a row, as stored and without compression | {DEFAULT} | the environment variable `{VARIABLE}`, for example `{VARIABLE}=256MiB` |
 | size of a JSON object that contains the rows under a key, which is read at once | {DOCUMENT_ROWS} times the limit of a row | the same |
-| one rendering of a chat template | {MAX_CPU_SECONDS:g} s of CPU time, texts of {MAX_TEXT_CHARS >> 20} million characters, {MAX_MEMORY_BYTES >> 30} GiB of memory | |
+| one rendering of a chat template | {MAX_CPU_SECONDS:g} s of CPU time, texts of {MAX_TEXT_CHARS >> 20} million characters, {MAX_MEMORY_BYTES // 10**9} GB of memory | |
 | size of a chat template | {MAX_TEMPLATE_CHARS >> 20} million characters | |
 
 A larger row is an error (exit code 4) with the file and the row. So a small compressed file cannot fill the memory, and neither can

@@ -72,6 +72,12 @@ def complete_run(incomplete: str) -> list[str]:
     return list(_paths(incomplete, _is_run))
 
 
+def complete_resume(incomplete: str) -> list[str]:
+    """``auto``, ``never`` and paths of checkpoints."""
+    checkpoints = _paths(incomplete, lambda entry: entry.name.startswith("checkpoint-"))
+    return [*_starting(incomplete, ("auto", "never")), *checkpoints]
+
+
 def complete_run_or_model(incomplete: str) -> list[str]:
     """Paths of run directories, model folders and .gguf files."""
 

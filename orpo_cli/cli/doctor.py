@@ -17,8 +17,6 @@ from orpo_cli.report.console import Console
 from orpo_cli.workflows.doctor import EXTRAS, Diagnosis, diagnose
 from orpo_cli.workflows.plan import load_recipe_reporting
 
-GIB = 1024**3
-
 
 def command(
     recipe: Annotated[
@@ -80,11 +78,12 @@ def _overview(diagnosis: Diagnosis, columns: int | None) -> Text:
         rows.append((need.path, f"{need.value} needs {need.needs}: {'found' if need.remedy is None else 'missing'}"))
     cache = diagnosis.cache
     if cache["path"]:
-        size = f"{cache['bytes'] / 1024**2:,.0f} MiB"
-        rows.append(("cache", f"{cache['path']}, {size} (docs/install.md says what you may delete)"))
+        size = f"{cache['bytes'] / 1e6:,.0f} MB"
+        kept = "you may delete all but `models` and `datasets`, which runs may need"
+        rows.append(("cache", f"{cache['path']}, {size} ({kept})"))
     if hub["cache"]:
         rows.append(("hub token", "found" if hub["token"] else "none; if you need one: HF_TOKEN or `hf auth login`"))
-        rows.append(("hub cache", f"{hub['cache']}, {hub['cache_free_bytes'] / GIB:.0f} GiB free"))
+        rows.append(("hub cache", f"{hub['cache']}, {hub['cache_free_bytes'] / 1e9:.0f} GB free"))
         if hub["offline"]:
             rows.append(("hub", "switched off by HF_HUB_OFFLINE"))
     width = max(len(name) for name, _ in rows) + 2
@@ -99,13 +98,13 @@ def _wrap(text: str, width: int, indent: str) -> str:
 
 
 def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
-    memory = f", {machine.device_memory_bytes / GIB:.0f} GiB each" if machine.device_memory_bytes else ""
+    memory = f", {machine.device_memory_bytes / 1e9:.0f} GB each" if machine.device_memory_bytes else ""
     count = f"{machine.device_count} x " if machine.device != "cpu" else ""
     return [
         ("device", f"{machine.device}: {count}{machine.device_name}{memory}"),
         ("cpu cores", str(machine.cpu_count)),
-        ("memory", f"{machine.ram_bytes / GIB:.0f} GiB"),
-        ("free disk", f"{machine.free_disk_bytes / GIB:.0f} GiB in this folder"),
+        ("memory", f"{machine.ram_bytes / 1e9:.0f} GB"),
+        ("free disk", f"{machine.free_disk_bytes / 1e9:.0f} GB in this folder"),
         ("bfloat16", "yes" if machine.bf16 else "no"),
         ("flash attention", "yes" if machine.flash_attention else "no"),
     ]

@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 import warnings
+from typing import Any
 
 import typer
 from typer.main import get_command
@@ -155,7 +156,7 @@ def _usage_remedy(error: typer.TyperException) -> str:
     context: typer.Context | None = getattr(error, "ctx", None)
     if context is None or context.parent is None:
         return "See `orpo --help` and `orpo COMMAND --help`."
-    command = f"orpo {context.info_name}"
+    command = f"orpo {_path_below_root(context)}"
     option = getattr(error, "option_name", None)
     if option and any("--set" in parameter.opts for parameter in context.command.params):
         from orpo_cli.recipe.did_you_mean import full_key  # loads pydantic
@@ -165,6 +166,13 @@ def _usage_remedy(error: typer.TyperException) -> str:
     if subcommands := getattr(context.command, "commands", None):
         return f"Write {' or '.join(f'`{command} {name}`' for name in subcommands)}; see `{command} --help`."
     return f"See `{command} --help`."
+
+
+def _path_below_root(context: Any) -> str:
+    """The names of the subcommands that led to this context, such as ``recipes show``."""
+    above = context.parent
+    name = str(context.info_name)
+    return name if above.parent is None else f"{_path_below_root(above)} {name}"
 
 
 def _check_address_space() -> None:

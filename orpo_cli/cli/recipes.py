@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
+from typer.core import TyperGroup
 
 from orpo_cli.cli.completion import complete_shipped
 from orpo_cli.cli.options import Json
@@ -13,7 +14,15 @@ from orpo_cli.errors import UsageError
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipe, shipped_recipes
 from orpo_cli.report.console import Console
 
-app = typer.Typer(help="List the shipped recipes, or print one.", rich_markup_mode="rich")
+
+class _RecipesGroup(TyperGroup):
+    """The commands below `orpo recipes`, where `orpo recipes NAME` is `orpo recipes show NAME`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
+
+
+app = typer.Typer(rich_markup_mode="rich", cls=_RecipesGroup)
 
 
 @app.callback(invoke_without_command=True)
@@ -26,8 +35,9 @@ def command(context: typer.Context, as_json: Json = False) -> None:
     [bold]Examples[/bold]
 
       orpo recipes
-      orpo recipes --json
+      orpo recipes quickstart
       orpo recipes show quickstart > mine.yaml
+      orpo recipes --json
     """
     if context.invoked_subcommand is not None:
         if as_json:
@@ -39,6 +49,7 @@ def command(context: typer.Context, as_json: Json = False) -> None:
     console.result(
         Text("\n").join(Text.assemble((f"{each.name:{width}}", "bold"), "  ", each.summary) for each in recipes)
     )
+    console.note("`orpo recipes NAME` prints one, and `orpo init MINE --from NAME` copies it with its data.")
     console.document({"recipes": recipes})
 
 

@@ -14,7 +14,9 @@ from orpo_cli.report.console import Console
 from orpo_cli.report.run_history import RunHistory
 from orpo_cli.rundir import RUNS_FOLDER
 from orpo_cli.workflows.runs import (
+    INCOMPARABLE,
     best_run,
+    compares_different_pairs,
     incomparable_evaluations,
     less_is_better,
     read_runs,
@@ -62,6 +64,8 @@ def command(
     histories = read_runs(chosen, console)
     if best is not None:
         winner = best_run(histories, best)
+        if compares_different_pairs(histories, best):
+            console.warn(INCOMPARABLE)
         console.result(winner.path)
         console.document(winner)
         return
@@ -84,12 +88,16 @@ def _print_runs(histories: list[RunHistory], console: Console, *, as_csv: bool, 
         sized = console.out.is_terminal or "COLUMNS" in os.environ
         text, left_out = runs_table(rows, console.out.width if sized else None)
         console.result(text)
+        if "margin" not in left_out and any(row.saved and row.saved.margin is not None for row in rows):
+            console.note(
+                "margin: of log-probability per token, chosen minus rejected, without beta (`orpo eval` has it with beta)"
+            )
         if left_out:
             console.note(f"no space for: {', '.join(left_out)} (--csv has them)")
     if sort is not None and rows:
         console.note(f"sorted by {sort}, {'lowest' if less_is_better(sort) else 'highest'} first")
     if incomparable_evaluations(histories):
-        console.warn("the runs held out different pairs: their evaluations cannot be compared with each other.")
+        console.warn(INCOMPARABLE)
     for row in rows:
         for problem in row.problems:
             console.warn(f"{row.path}: {problem}")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from orpo_cli.cli.completion import complete_resume
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
 from orpo_cli.errors import UsageError
 from orpo_cli.launch.environment import Ranks
@@ -25,7 +26,9 @@ def command(
     resume: Annotated[
         str,
         typer.Option(
-            metavar="auto|never|PATH", help="Resume the run in output_dir: from its last checkpoint, or from PATH."
+            metavar="auto|never|PATH",
+            autocompletion=complete_resume,
+            help="Resume the run in output_dir: from its last checkpoint, or from PATH.",
         ),
     ] = "never",
     allow_changed: Annotated[

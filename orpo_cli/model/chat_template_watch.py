@@ -18,7 +18,7 @@ from typing import Any
 from orpo_cli.errors import DataError
 
 MAX_CPU_SECONDS = 20.0  # of one rendering; a template of 200 lines takes less than a millisecond per message
-MAX_MEMORY_BYTES = 2 << 30  # growth of the process during one rendering
+MAX_MEMORY_BYTES = 2_000_000_000  # growth of the process during one rendering
 _CHECK_SECONDS = 0.1
 _IDLE_SECONDS = 5.0
 _REPEAT_SECONDS = 1.0
@@ -142,7 +142,7 @@ def _exceeded(thread: int, rendering: _Rendering) -> str:
     if rendering.seconds() - rendering.started > MAX_CPU_SECONDS:
         return f"it takes longer than {MAX_CPU_SECONDS:g} s"
     too_much = memory - rendering.memory > MAX_MEMORY_BYTES
-    return f"it needs more than {MAX_MEMORY_BYTES >> 30} GiB of memory" if too_much else ""
+    return f"it needs more than {MAX_MEMORY_BYTES // 10**9} GB of memory" if too_much else ""
 
 
 def _memory_bytes() -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from orpo_cli.errors import DOCS
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.source.nodes import Path, format_path
 
@@ -60,7 +61,9 @@ def did_you_mean_key(key: str, section: Path) -> str:
         return f"It belongs in `{home}`: `{home}.{key}`."
     if close := closest_name(key, known, 0.5):
         return f"Did you mean `{close}`?"
-    return f"Known keys: {', '.join(known)}." if len(known) <= 20 else "See docs/reference/training-arguments.md."
+    return (
+        f"Known keys: {', '.join(known)}." if len(known) <= 20 else f"The keys: {DOCS}/reference/training-arguments.md"
+    )
 
 
 def full_key(key: str) -> str | None:

@@ -11,7 +11,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from orpo_cli.errors import UsageError
+from orpo_cli.errors import DOCS, UsageError
 
 FOLDER = Path(__file__).parent / "problems"
 INDENT = "    "  # of a code block in Markdown
@@ -40,14 +40,14 @@ class Explanation:
     machine: str | None  # the machine that the broken recipe is planned for, where the problem depends on it
 
     def text(self) -> str:
-        """The explanation as Markdown for a terminal; links are written as paths."""
+        """The explanation as Markdown for a terminal; links are written as addresses."""
         parts = [f"# {self.code}", self.summary]
         parts += [f"## Message\n\n{self.message}"] if self.message else []
         parts += ["## Why", self.why]
         parts += [f"## Example\n\n{textwrap.indent(self.broken, INDENT).rstrip()}"] if self.broken else []
         parts += ["## What to do", self.remedy]
         parts += [f"## Repaired example\n\n{textwrap.indent(self.repaired, INDENT).rstrip()}"] if self.repaired else []
-        return _LINK.sub(r"\1 (docs/\2)", "\n\n".join(parts))
+        return _LINK.sub(rf"\1 ({DOCS}/\2)", "\n\n".join(parts))
 
 
 def problem_codes() -> list[str]:
@@ -63,7 +63,9 @@ def read_explanation(code: str) -> Explanation:
 
         raise UsageError(
             f"{code}: no such problem code, and no key of a recipe.",
-            remedy=did_you_mean(code, codes, "`orpo explain` lists all codes, and docs/reference/recipe.md the keys."),
+            remedy=did_you_mean(
+                code, codes, f"`orpo explain` lists all codes. The keys of a recipe: {DOCS}/reference/recipe.md"
+            ),
         )
     found = _FILE.fullmatch((FOLDER / f"{code}.md").read_text(encoding="utf-8"))
     assert found is not None, f"{code}.md has another structure"

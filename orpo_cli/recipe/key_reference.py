@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from orpo_cli.errors import UsageError
+from orpo_cli.errors import DOCS, UsageError
 from orpo_cli.recipe.did_you_mean import closest_name, did_you_mean_key, full_key, models_in
 from orpo_cli.recipe.field_types import as_yaml, default_of, literals, type_of
 from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
@@ -128,6 +128,6 @@ def _unknown(text: str, name: str) -> UsageError:
             f"{each}.{key}" for each, models in sections.items() for model in models for key in model.model_fields
         ]
         known = {each if section else each.rpartition(".")[2]: each for each in (*sections, *reversed(dotted))}
-        otherwise = "`orpo explain` lists the problem codes, and docs/reference/recipe.md the keys of a recipe."
+        otherwise = f"`orpo explain` lists the problem codes. The keys of a recipe: {DOCS}/reference/recipe.md"
         remedy = f"Did you mean `{known[close]}`?" if (close := closest_name(name, known)) else otherwise
     return UsageError(f"{text}: no such key of a recipe.", remedy=remedy)

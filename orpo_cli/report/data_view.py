@@ -16,6 +16,7 @@ from orpo_cli.data.report import DataReport
 from orpo_cli.data.token_spans import TokenSpan
 
 BAR_WIDTH = 40  # of the longest bar, in characters
+MIN_PAIRS_OF_HISTOGRAM = 10
 BINS_IN_BAR = 2  # bins of the histogram in one bar: the summary is to fit on two screens
 TABLE_STYLE: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}
 LOSS_TERMS = {  # description and style by purpose of a token
@@ -36,8 +37,9 @@ def summary_view(report: DataReport, audits: dict[str, Audit], steps: dict[str, 
         yield Text(f"{part}: {audit.pairs:,} pairs", "bold")
         yield lengths_table(audit)
         yield Text()
-        yield histogram(audit)
-        yield Text()
+        if audit.pairs >= MIN_PAIRS_OF_HISTOGRAM:
+            yield histogram(audit)
+            yield Text()
         yield truncation_table(audit, report.max_length)
         bias = audit.length_bias
         yield Text(

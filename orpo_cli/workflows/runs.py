@@ -21,6 +21,8 @@ from orpo_cli.rundir import RUNS_FOLDER, near_run_remedy
 
 # Metrics of which less is better. Of all others, more is.
 _LESS_IS_BETTER = re.compile(r"(?:\b|_)(loss|nll|grad_norm|seconds|elapsed|memory_gb|warnings|attempts)\b")
+_OF_HELD_OUT_PAIRS = re.compile(r"\b(eval|base|tuned)\.")
+INCOMPARABLE = "the runs held out different pairs: their evaluations cannot be compared with each other."
 _SECONDS_UNTIL_NOTE = 1.0
 
 
@@ -104,6 +106,12 @@ def _values(histories: Sequence[RunHistory], metric: str) -> dict[Path, float]:
             remedy=f"Did you mean `{close}`? {listed}" if close else listed,
         )
     return values
+
+
+def compares_different_pairs(histories: Sequence[RunHistory], metric: str) -> bool:
+    """Whether ``best_run`` compares a metric of the held-out pairs, such as ``eval.accuracy``, of runs that held out different ones."""
+    finished = [each for each in histories if each.run.get("status") == FINISHED]
+    return _OF_HELD_OUT_PAIRS.search(metric) is not None and incomparable_evaluations(finished)
 
 
 def incomparable_evaluations(histories: Sequence[RunHistory]) -> bool:

@@ -14,6 +14,7 @@ from orpo_cli.cli.completion import (
     complete_code_or_key,
     complete_override,
     complete_recipe,
+    complete_resume,
     complete_run,
     complete_run_or_model,
     complete_run_or_recipe,
@@ -48,6 +49,12 @@ def test_runs_and_models_are_found_below_folders(folder):
     assert complete_run_or_model("mo") == ["model.gguf", "models/"]
     assert complete_run_or_model("models/") == ["models/base"]
     assert complete_run_or_recipe("m")[:1] == ["models/"]
+
+
+def test_resume_has_its_two_words_and_checkpoints(folder):
+    (folder / "runs/first/checkpoints/checkpoint-4").mkdir(parents=True)
+    assert complete_resume("")[:2] == ["auto", "never"]
+    assert complete_resume("runs/first/checkpoints/") == ["runs/first/checkpoints/checkpoint-4"]
 
 
 def test_keys_of_the_recipe_are_completed_and_then_their_values():
@@ -87,6 +94,7 @@ line "orpo train mine"
 line "orpo plan mine.yaml --set model.dty"
 line "orpo plan mine.yaml --set model.dtype=bf"
 line "orpo eval runs/"
+line "orpo train mine.yaml --resume a"
 """
     done = subprocess.run(
         ["bash", "--norc", "-c", fake + script + program],
@@ -97,5 +105,5 @@ line "orpo eval runs/"
         check=True,
     )
     lines = done.stdout.splitlines()
-    assert lines == ["mine.yaml", "nospace", "model.dtype=", "bfloat16", "runs/first,runs/second"]
+    assert lines == ["mine.yaml", "nospace", "model.dtype=", "bfloat16", "runs/first,runs/second", "auto"]
     assert done.stderr == ""

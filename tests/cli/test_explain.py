@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orpo_cli.errors import DOCS
 from orpo_cli.recipe.explanations import problem_codes
 from orpo_cli.recipe.key_reference import read_key
 
@@ -21,8 +24,8 @@ def test_a_code_is_explained_with_reason_example_and_repair(orpo_here: Callable[
     assert "    training:\n      bf16: true\n      fp16: true\n" in done.stdout
 
 
-def test_links_between_pages_become_paths(orpo_here: Callable[..., Any]) -> None:
-    assert "(docs/concepts.md#what-the-numbers-mean)" in orpo_here("explain", "best-metric-unknown").stdout
+def test_links_between_pages_become_addresses(orpo_here: Callable[..., Any]) -> None:
+    assert f"({DOCS}/concepts.md#what-the-numbers-mean)" in orpo_here("explain", "best-metric-unknown").stdout
 
 
 def test_json_has_every_part_by_name(orpo_here: Callable[..., Any]) -> None:
@@ -115,6 +118,18 @@ def test_an_unknown_key_is_answered_with_the_most_similar_one(
     assert done.returncode == 2
     assert f"{key}: no such key of a recipe." in done.stderr
     assert suggestion in done.stderr
+
+
+@pytest.mark.parametrize("name", ["nonsense", "training.zzzzz", "unknown-key"])
+def test_pages_have_an_address_because_a_wheel_has_no_docs(name: str, orpo_here: Callable[..., Any]) -> None:
+    done = orpo_here("explain", name)
+    pages = re.findall(r"\S*reference/\S+", done.stdout + done.stderr)
+    assert [page.removeprefix("(").startswith(f"{DOCS}/") for page in pages] == [True]
+
+
+def test_the_address_of_the_pages_is_that_of_the_package() -> None:
+    urls = dict(line.split(", ") for line in metadata.metadata("orpo-cli").get_all("Project-URL") or ())
+    assert urls["Documentation"] == f"{DOCS}/index.md"
 
 
 def test_a_recipe_does_nothing_with_a_code(orpo_here: Callable[..., Any]) -> None:

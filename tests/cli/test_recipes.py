@@ -27,14 +27,23 @@ def test_show_prints_the_file_without_the_line_for_editors(name, orpo_here):
     assert done.stdout.encode() == shipped_recipe(name).path.read_bytes().partition(b"\n")[2]
 
 
-def test_a_name_without_show_is_answered_with_the_command(orpo_here):
+def test_a_name_without_show_prints_the_recipe_and_the_list_says_so(orpo_here):
+    assert "`orpo recipes NAME` prints one" in orpo_here("recipes").stderr
     done = orpo_here("recipes", "quickstart")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == orpo_here("recipes", "show", "quickstart").stdout
+
+
+def test_show_without_a_name_is_answered_with_a_command_that_exists(orpo_here):
+    done = orpo_here("recipes", "show")
     assert done.returncode == 2
-    assert "Write `orpo recipes show`; see `orpo recipes --help`." in done.stderr
+    assert "See `orpo recipes show --help`." in done.stderr
+    assert orpo_here("recipes", "show", "--help").returncode == 0
 
 
-def test_show_of_an_unknown_name_exits_2(orpo):
-    done = orpo("recipes", "show", "nothing-like-it")
+@pytest.mark.parametrize("command", [("recipes", "show"), ("recipes",)])
+def test_show_of_an_unknown_name_exits_2(orpo, command):
+    done = orpo(*command, "nothing-like-it")
     assert done.returncode == 2
     assert done.stdout == ""
     assert "There are: " in done.stderr

@@ -43,7 +43,7 @@ def first_cells(output: str) -> list[str]:
 
 
 def test_runs_of_the_default_folder_in_the_order_of_their_start(runs: Path, orpo_here: Orpo) -> None:
-    done = orpo_here("runs")
+    done = orpo_here("runs", "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
     assert first_cells(done.stdout) == ["runs/low", "runs/high", "runs/unfinished"]
     header, low, *_ = done.stdout.splitlines()
@@ -65,6 +65,11 @@ def test_sorted_by_a_metric_with_the_best_run_first(runs: Path, orpo_here: Orpo)
     assert first_cells(orpo_here("runs", "--sort", "max(eval.accuracy)").stdout)[1] == "runs/low"
     by_time = first_cells(orpo_here("runs", "--sort", "run.seconds").stdout)
     assert by_time[-1] == "runs/unfinished"  # it has no value
+
+
+def test_the_column_margin_says_that_it_is_without_beta(runs: Path, orpo: Orpo, orpo_here: Orpo) -> None:
+    assert "chosen minus rejected, without beta" in orpo_here("runs").stderr
+    assert "without beta" not in orpo("runs", env={**os.environ, "COLUMNS": "40"}).stderr  # no space for it
 
 
 def test_best_prints_only_the_path_of_a_finished_run(runs: Path, orpo_here: Orpo) -> None:
@@ -144,6 +149,10 @@ def test_runs_with_other_held_out_pairs_are_not_comparable(runs: Path, orpo_here
     report["sources"][1]["fingerprint"] = "three"
     (runs / "low" / "data_report.json").write_text(json.dumps(report))
     assert "their evaluations cannot be compared" in orpo_here("runs").stderr
+    best = orpo_here("runs", "--best", "eval.accuracy")
+    assert best.stdout == "runs/high\n"
+    assert "their evaluations cannot be compared" in best.stderr
+    assert orpo_here("runs", "--best", "run.seconds").stderr == ""
 
 
 def test_another_split_of_the_same_data_is_not_comparable(runs: Path, orpo_here: Orpo) -> None:

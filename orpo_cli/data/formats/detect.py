@@ -20,7 +20,7 @@ from orpo_cli.data.formats.several_rejected import one_rejected
 from orpo_cli.data.formats.trees import OASST
 from orpo_cli.data.formats.turns import TURNS
 from orpo_cli.data.messages import type_name
-from orpo_cli.errors import DataError
+from orpo_cli.errors import DOCS, DataError
 
 # The first one that matches a row is its format.
 FORMATS = (
@@ -81,8 +81,8 @@ def _format_remedy(rows: Sequence[Any]) -> str:
     if example := example_columns(rows):
         return (
             f"Say which column is which below the path of the source in the recipe, for example `{example}`: chosen is the better "
-            "answer. If the rows have another format: docs/reference/data.md lists the known ones, "
-            f"{', '.join(format_.name for format_ in FORMATS)}."
+            f"answer. If the rows have another format: the known ones are {', '.join(format_.name for format_ in FORMATS)}, see "
+            f"{DOCS}/reference/data.md"
         )
     known_formats = "".join(f"\n    {format_.name}: {format_.description}" for format_ in FORMATS)
     return f"Reshape the rows to a known format:{known_formats}"

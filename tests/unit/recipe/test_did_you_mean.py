@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from orpo_cli.errors import DOCS
 from orpo_cli.recipe.did_you_mean import closest_name, did_you_mean, did_you_mean_key, known_keys
 
 
@@ -24,7 +25,7 @@ def test_the_closest_name_is_suggested_or_none() -> None:
         ("learning_rat", ("training",), "Did you mean `learning_rate`?"),
         ("beta", ("model",), "It belongs in `training`: `training.beta`."),
         ("zzz", ("engine",), "Known keys: fast_path, max_tokens_per_microbatch."),
-        ("zzz", ("training",), "See docs/reference/training-arguments.md."),
+        ("zzz", ("training",), f"The keys: {DOCS}/reference/training-arguments.md"),
     ],
 )
 def test_an_unknown_key_is_answered_with_its_name_its_section_or_the_known_keys(

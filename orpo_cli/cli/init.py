@@ -77,7 +77,8 @@ def command(
             f"First write your pairs to pairs.jsonl, or set dataset.train.path in {path} (--data PATH sets it)."
         )
     if inspected.problem:
-        console.note(f"First correct the problem with the data: in {data}, or below dataset.train in {path}.")
+        change = f"change {data}" if Path(data or "").exists() else f"write your pairs to {data}"
+        console.note(f"First solve the problem with the data: {change}, or set dataset.train.path in {path}.")
     console.note(
         f"Next:\n  orpo validate {path}    reports every error, with its line\n"
         f"  orpo data {path}        shows which rows are used, and why others are dropped\n"

@@ -227,8 +227,8 @@ class DataReport:
         )
         if 0 < self.eval_pairs < FEW_HELD_OUT:
             text.append(
-                f"only {self.eval_pairs} eval pairs: the 95% interval of an accuracy is wide; hold out more, for example with "
-                "dataset.eval.test_size: 0.2"
+                f"only {self.eval_pairs} eval pairs: the 95% interval of an accuracy is wide; hold more pairs out if you have them "
+                "(dataset.eval)"
             )
         return text
 

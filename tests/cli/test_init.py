@@ -262,9 +262,8 @@ def test_init_warns_of_data_that_cannot_be_used_and_writes_the_recipe(
     assert done.returncode == 0
     assert "warning: " in done.stderr
     assert warning in done.stderr
-    assert (
-        "First correct the problem with the data: in votes.jsonl, or below dataset.train in mine.yaml." in done.stderr
-    )
+    change = "write your pairs to" if content is None else "change"
+    assert f"First solve the problem with the data: {change} votes.jsonl, or set dataset.train.path in" in done.stderr
     assert load_recipe("mine.yaml").recipe.dataset.train[0].path == "votes.jsonl"
 
 

@@ -13,7 +13,13 @@ from orpo_cli.cli.completion import complete_shipped
 from orpo_cli.cli.options import Force, Json, Quiet
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipe
 from orpo_cli.report.console import Console
-from orpo_cli.workflows.init import InspectedData, data_files_to_copy, inspect_data, new_recipe_text
+from orpo_cli.workflows.init import (
+    InspectedData,
+    data_files_to_copy,
+    inspect_data,
+    missing_model_packages,
+    new_recipe_text,
+)
 from orpo_cli.workflows.output_file import check_output_file
 
 
@@ -79,6 +85,8 @@ def command(
     if inspected.problem:
         change = f"change {data}" if Path(data or "").exists() else f"write your pairs to {data}"
         console.note(f"First solve the problem with the data: {change}, or set dataset.train.path in {path}.")
+    for line in missing_model_packages(text):
+        console.note(line)
     console.note(
         f"Next:\n  orpo validate {path}    reports every error, with its line\n"
         f"  orpo data {path}        shows which rows are used, and why others are dropped\n"

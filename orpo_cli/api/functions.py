@@ -9,7 +9,8 @@ from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.api.in_memory import overrides_of, save_dataset
+from orpo_cli.api.dataset_messages import name_dataset, naming_datasets
+from orpo_cli.api.in_memory import SavedObject, save_dataset, save_objects
 from orpo_cli.api.quiet import console_of_call
 from orpo_cli.api.recipe import RecipeSource, resolve_recipe
 from orpo_cli.errors import Problem, UsageError
@@ -33,12 +34,16 @@ Message = Mapping[str, str]  # {"role": "user", "content": "…"}
 @dataclass(frozen=True)
 class PlannedTraining:
     """Plan of a recipe on this machine. ``estimate``: memory in bytes and time in seconds, as ``orpo plan --json`` shows it; None
-    where the model is not known. ``warnings``: values that are probably a mistake.
+    where the model is not known. ``warnings``: values that are probably a mistake, and data that ``train`` will refuse.
     """
 
     plan: Plan
     estimate: dict[str, Any] | None
     warnings: tuple[Problem, ...]
+
+    def __repr__(self) -> str:
+        model, count = self.plan.model.model_name_or_path, len(self.warnings)
+        return f"PlannedTraining({self.plan.name!r}, model={model!r}, {count} warning{'s' * (count != 1)})"
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,14 @@ def plan(
     from orpo_cli.workflows.plan import build_plan
 
     with console_of_call(verbose) as console:
-        given = overrides_of(train_dataset, eval_dataset, model, tokenizer)
-        loaded = resolve_recipe(recipe, [*overrides, *given], strict=strict)
-        result = build_plan(loaded, console, to_train=False, strict=strict)
+        saved = save_objects(train_dataset, eval_dataset, model, tokenizer)
+        loaded = resolve_recipe(recipe, overrides, strict=strict, saved=saved)
+        with naming_datasets(saved):
+            result = build_plan(loaded, console, to_train=False, strict=strict)
         inputs = result.estimate_inputs
         estimate = None if inputs is None else estimate_document(result.plan, inputs, compare=False)
-    return PlannedTraining(result.plan, estimate, (*loaded.warnings, *result.warnings))
+    warnings = (name_dataset(each, saved) for each in (*loaded.warnings, *result.warnings))
+    return PlannedTraining(result.plan, estimate, tuple(warnings))
 
 
 def evaluate(
@@ -102,14 +109,18 @@ def evaluate(
 
     with console_of_call(verbose) as console, _in_eval_mode(model):
         source = data if data is None or isinstance(data, str | Path) else save_dataset(data)
-        target = _open_target(model, tokenizer, console)
-        pairs = load_held_out_pairs(
-            target,
-            data=None if source is None else fspath(source),
-            max_samples=max_samples,
-            max_length=max_length,
-            note=console.note,
+        saved = (
+            {} if source is None or source is data else {"": SavedObject(Path(source), "data", "a Dataset in memory")}
         )
+        target = _open_target(model, tokenizer, console)
+        with naming_datasets(saved):
+            pairs = load_held_out_pairs(
+                target,
+                data=None if source is None else fspath(source),
+                max_samples=max_samples,
+                max_length=max_length,
+                note=console.note,
+            )
         run = target.rundir
         scorer = make_scorer(target.plan, run.read_run() if run else {})
         document = evaluation.evaluate(target, pairs, batch_size=batch_size, scorer=scorer, recompute=recompute)

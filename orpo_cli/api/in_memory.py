@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orpo_cli.cache_dir import cache_dir
 from orpo_cli.cache_entry import cached_entry
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.source.yaml_writer import inline_yaml
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DATA_FILE = "pairs.parquet"
+
+
+class SavedObject(NamedTuple):
+    """File or folder of an object; the argument that gave it, and what it is, for messages."""
+
+    path: Path
+    argument: str
+    kind: str
 
 
 def save_dataset(dataset: Dataset) -> Path:
@@ -102,23 +108,23 @@ def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> bytes:
     return json.dumps(values, sort_keys=True, default=str).encode()
 
 
-def overrides_of(
+def save_objects(
     train_dataset: Dataset | None,
     eval_dataset: Dataset | None,
     model: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase | None,
-) -> Sequence[str]:
-    """Overrides of a recipe that name what is in memory. Raises UsageError for a tokenizer without a model."""
+) -> dict[str, SavedObject]:
+    """The objects by the key of the recipe that names them. Raises UsageError for a tokenizer without a model."""
     if tokenizer is not None and model is None:
         raise UsageError(
             "tokenizer: it does nothing without a model: the one of model.model_name_or_path is used.",
             remedy="Give the model too: model=…, or leave the tokenizer out.",
         )
-    values: dict[str, Any] = {}
+    saved: dict[str, SavedObject] = {}
     if model is not None:
-        values["model.model_name_or_path"] = str(save_model(model, tokenizer))
-    if train_dataset is not None:
-        values["dataset.train"] = [{"path": str(save_dataset(train_dataset))}]
-    if eval_dataset is not None:
-        values["dataset.eval"] = [{"path": str(save_dataset(eval_dataset))}]
-    return [f"{key}={inline_yaml(value)}" for key, value in values.items()]
+        saved["model.model_name_or_path"] = SavedObject(save_model(model, tokenizer), "model", "a model in memory")
+    for key, dataset in (("train", train_dataset), ("eval", eval_dataset)):
+        if dataset is not None:
+            found = SavedObject(save_dataset(dataset), f"{key}_dataset", "a Dataset in memory")
+            saved[f"dataset.{key}"] = found
+    return saved

@@ -7,11 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orpo_cli.api.in_memory import SavedObject
+from orpo_cli.errors import UsageError
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.placeholders import load_complete_recipe
-from orpo_cli.recipe.source.recipe_files import PYTHON_RECIPE, RecipeFile
+from orpo_cli.recipe.source.extends import resolve_extends
+from orpo_cli.recipe.source.nodes import MappingNode, Node, SequenceNode, plain_values
+from orpo_cli.recipe.source.overrides import apply_overrides
+from orpo_cli.recipe.source.recipe_files import PYTHON_RECIPE, RecipeFile, read_recipe
 from orpo_cli.recipe.source.rerunnable_recipe import rerunnable_recipe
-from orpo_cli.recipe.source.yaml_writer import block_yaml
+from orpo_cli.recipe.source.yaml_writer import block_yaml, inline_yaml
 
 if TYPE_CHECKING:
     from orpo_cli.errors import Problem
@@ -67,21 +72,74 @@ class Recipe:
         return f"Recipe({self.name!r}, model={self.sections.model.model_name_or_path!r})"
 
 
+# Keys of a source that say where its rows are; the others say what they mean and how they are used.
+PLACE_KEYS = ("path", "name", "revision", "split", "streaming")
+
 RecipeSource = Recipe | str | Path | Mapping[str, Any]
 
 
-def resolve_recipe(source: RecipeSource, overrides: Sequence[str], *, strict: bool) -> LoadedRecipe:
-    """The loaded recipe of any kind of source, with ``overrides`` after those that it has already. Raises as ``Recipe.load``."""
-    if not isinstance(source, Recipe):
-        return _load(source, overrides, strict=strict)
-    loaded = source._loaded
-    if not overrides and not strict:
-        return loaded
-    return load_complete_recipe(loaded.files[0], (*loaded.overrides, *overrides), strict=strict)
+def resolve_recipe(
+    source: RecipeSource, overrides: Sequence[str], *, strict: bool, saved: Mapping[str, SavedObject]
+) -> LoadedRecipe:
+    """The loaded recipe of any kind of source, with ``overrides`` after those that it has already.
+
+    ``saved``: objects by the key of the recipe whose value they replace. A dataset has the options of the source that it replaces,
+    such as ``columns``. Raises as ``Recipe.load``, and UsageError where it replaces several sources with different options.
+    """
+    if isinstance(source, Recipe):
+        if not overrides and not saved and not strict:
+            return source._loaded
+        file, overrides = source._loaded.files[0], (*source._loaded.overrides, *overrides)
+    else:
+        file = _recipe_file(source)
+    given = _saved_values(file, overrides, saved) if saved else {}
+    return load_complete_recipe(
+        file,
+        (*overrides, *(f"{key}={inline_yaml(value)}" for key, value in given.items())),
+        strict=strict,
+        in_memory={key: each.kind for key, each in saved.items()},
+    )
+
+
+def _saved_values(file: RecipeFile, overrides: Sequence[str], saved: Mapping[str, SavedObject]) -> dict[str, Any]:
+    tree, _ = resolve_extends(file)
+    for override in overrides:
+        tree = apply_overrides(tree, override)
+    dataset = tree.nodes.get("dataset")
+    sources = dataset.nodes if isinstance(dataset, MappingNode) else {}
+    values: dict[str, Any] = {}
+    for key, each in saved.items():
+        section, _, part = key.partition(".")
+        values[key] = str(each.path)
+        if section == "dataset":
+            values[key] = {"path": str(each.path), **_source_options(sources.get(part), key, each.argument)}
+    return values
+
+
+def _source_options(node: Node | None, key: str, argument: str) -> dict[str, Any]:
+    """The options of the source, or of all sources, at ``key``; none of a held-out split. Raises UsageError where they differ."""
+    sources = plain_values(node) if isinstance(node, SequenceNode) else [plain_values(node)] if node else []
+    options = [
+        {name: value for name, value in each.items() if name not in PLACE_KEYS}
+        for each in sources
+        if isinstance(each, dict) and each.get("test_size") is None
+    ]
+    if any(each != options[0] for each in options):
+        names = ", ".join(dict.fromkeys(name for each in options for name in each))
+        raise UsageError(
+            f"{argument}: it replaces the {len(options)} sources in {key} of the recipe, which have different options ({names}).",
+            remedy=f'Leave them out with overrides=["{key}=null"], and name the columns as a format does: '
+            f'{argument}=ds.rename_columns({{"question": "prompt"}}).',
+        )
+    return options[0] if options else {}
 
 
 def _load(source: str | Path | Mapping[str, Any], overrides: Sequence[str], *, strict: bool) -> LoadedRecipe:
+    return load_complete_recipe(_recipe_file(source), overrides, strict=strict, in_memory={})
+
+
+def _recipe_file(source: str | Path | Mapping[str, Any]) -> RecipeFile:
     if not isinstance(source, Mapping):
-        return load_complete_recipe(str(source), overrides, strict=strict)
+        return read_recipe(str(source))
     values = json.loads(json.dumps(dict(source), default=str))  # tuples as lists, paths as text
-    return load_complete_recipe(RecipeFile(PYTHON_RECIPE, Path.cwd(), block_yaml(values)), overrides, strict=strict)
+    return RecipeFile(PYTHON_RECIPE, Path.cwd(), block_yaml(values))

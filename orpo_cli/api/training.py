@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli import interruption
-from orpo_cli.api.in_memory import overrides_of
+from orpo_cli.api.dataset_messages import naming_datasets
+from orpo_cli.api.in_memory import save_objects
 from orpo_cli.api.quiet import console_of_call
 from orpo_cli.api.recipe import RecipeSource, resolve_recipe
 from orpo_cli.api.run import Run
@@ -37,8 +38,8 @@ def train(
     """Train a recipe, and return its finished run.
 
     ``recipe``: a path, the name of a shipped recipe, a ``Recipe``, or a mapping of sections. ``overrides``: such as
-    ``["training.beta=0.2"]``. ``train_dataset`` and ``eval_dataset`` replace the sources of ``dataset``: rows of any format that
-    recipes read. ``model`` (in full precision, with its ``tokenizer``) replaces model.model_name_or_path; it is saved to the cache
+    ``["training.beta=0.2"]``. ``train_dataset`` and ``eval_dataset`` replace the sources of ``dataset``, whose options
+    (such as ``columns``) they have: rows of any format that recipes read. ``model`` (in full precision, with its ``tokenizer``) replaces model.model_name_or_path; it is saved to the cache
     and loaded from there, so that the run can be resumed and merged, and the object stays as it is. ``callbacks`` are those of
     transformers' Trainer. ``resume``: ``never``, ``auto`` or a checkpoint. ``verbose``: print what ``orpo train`` prints.
 
@@ -48,17 +49,18 @@ def train(
     from orpo_cli.workflows.train import train_recipe
 
     with console_of_call(verbose) as console, _handling_signals():
-        given = overrides_of(train_dataset, eval_dataset, model, tokenizer)
-        loaded = resolve_recipe(recipe, [*overrides, *given], strict=strict)
-        rundir = train_recipe(
-            loaded,
-            None,
-            console,
-            resume=str(resume),
-            strict=strict,
-            allow_changed=allow_changed,
-            callbacks=callbacks,
-        )
+        saved = save_objects(train_dataset, eval_dataset, model, tokenizer)
+        loaded = resolve_recipe(recipe, overrides, strict=strict, saved=saved)
+        with naming_datasets(saved):
+            rundir = train_recipe(
+                loaded,
+                None,
+                console,
+                resume=str(resume),
+                strict=strict,
+                allow_changed=allow_changed,
+                callbacks=callbacks,
+            )
     return Run(rundir.root)
 
 

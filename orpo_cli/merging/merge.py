@@ -49,6 +49,9 @@ class MergeResult:
     record: MergeRecord
     seconds: float
 
+    def __repr__(self) -> str:
+        return f"MergeResult({str(self.output)!r}, verified={self.record.verified})"
+
     def as_dict(self) -> dict[str, Any]:
         """The document of ``--json``."""
         record = self.record

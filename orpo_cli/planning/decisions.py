@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from orpo_cli.planning.plan import Why, is_leaf
 from orpo_cli.recipe.load import LoadedRecipe
+from orpo_cli.recipe.source.source_map import OriginKind
 
 Value = TypeVar("Value")
 
@@ -15,6 +16,11 @@ REASONS = {
     "environment": "as an environment variable says",
     "default": "default",
 }
+
+
+def origin_reason(origin: OriginKind, loaded: LoadedRecipe) -> str:
+    """The reason of a value that was not decided here."""
+    return "given in Python" if origin == "override" and loaded.in_memory is not None else REASONS[origin]
 
 
 class Decisions:
@@ -33,7 +39,7 @@ class Decisions:
         """Record the origin of a value that was not decided here; ``reason`` replaces the usual one."""
         if path not in self.why:
             origin = self.loaded.origin_kind(path)
-            self.why[path] = Why(origin=origin, reason=reason or REASONS[origin])
+            self.why[path] = Why(origin=origin, reason=reason or origin_reason(origin, self.loaded))
 
 
 def with_origins(document: dict[str, Any], loaded: LoadedRecipe, prefix: str = "") -> dict[str, Any]:
@@ -59,7 +65,11 @@ def with_origins(document: dict[str, Any], loaded: LoadedRecipe, prefix: str = "
 
 def _leaves(item: dict[str, Any], loaded: LoadedRecipe, prefix: str) -> dict[str, Any]:
     return {
-        key: {"value": value, "origin": (origin := loaded.origin_kind(f"{prefix}{key}")), "reason": REASONS[origin]}
+        key: {
+            "value": value,
+            "origin": (origin := loaded.origin_kind(f"{prefix}{key}")),
+            "reason": origin_reason(origin, loaded),
+        }
         for key, value in item.items()
     }
 

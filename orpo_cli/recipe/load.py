@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -44,6 +44,7 @@ class LoadedRecipe:
     overrides: tuple[str, ...]
     source_map: SourceMap
     warnings: tuple[Problem, ...] = ()
+    in_memory: Mapping[str, str] | None = None  # of a Python program: dotted path → the kind of its object; else None
 
     @property
     def file(self) -> str:
@@ -108,11 +109,17 @@ class LoadedRecipe:
         return next((each.directory for each in files), directory), FilePath.cwd()
 
 
-def load_recipe(source: str | RecipeFile, overrides: Sequence[str] = (), *, strict: bool = False) -> LoadedRecipe:
+def load_recipe(
+    source: str | RecipeFile,
+    overrides: Sequence[str] = (),
+    *,
+    strict: bool = False,
+    in_memory: Mapping[str, str] | None = None,
+) -> LoadedRecipe:
     """Read ``source`` (a path, the name of a shipped recipe, ``-``, or a file that is read already) and its parents, and apply
     ``section.key=value`` overrides.
 
-    With ``strict``, warnings are errors. Raises UsageError if the file cannot be read, and RecipeError with all problems,
+    With ``strict``, warnings are errors. ``in_memory``: that of the result. Raises UsageError if the file cannot be read, and RecipeError with all problems,
     including warnings, if there is an error.
     """
     tree, files = resolve_extends(read_recipe(source) if isinstance(source, str) else source)
@@ -124,9 +131,9 @@ def load_recipe(source: str | RecipeFile, overrides: Sequence[str] = (), *, stri
     values, written_paths, migration_problems = _migrate(tree, order)
     secrets = frozenset(secret_variables(tree))
     register_secrets(secrets)
-    source_map = SourceMap(tree, written_paths, secrets)
+    source_map = SourceMap(tree, written_paths, secrets, of_python=in_memory is not None)
     recipe, schema_problems = _validate(values, source_map)
-    loaded = None if recipe is None else LoadedRecipe(recipe, files, tuple(overrides), source_map)
+    loaded = None if recipe is None else LoadedRecipe(recipe, files, tuple(overrides), source_map, in_memory=in_memory)
     if loaded is not None and (warning := remote_code_problem(loaded.recipe.model, loaded.model_folder())) is not None:
         schema_problems.append(warning)
     secret_paths = {problem.path for problem in secret_problems}
@@ -134,7 +141,9 @@ def load_recipe(source: str | RecipeFile, overrides: Sequence[str] = (), *, stri
     found = (*secret_problems, *migration_problems, *schema_problems)
     problems = [source_map.locate_problem(problem) for problem in found]
     problems += [problem for file in files for problem in secrets_in_comments(file.text, file.display_name)]
-    problems.sort(key=lambda problem: (order.index(str(problem.file)), problem.line or 0, problem.column or 0))
+    problems.sort(
+        key=lambda problem: (order.index(problem.file or COMMAND_LINE), problem.line or 0, problem.column or 0)
+    )
     if loaded is None or any(strict or problem.severity == "error" for problem in problems):
         raise RecipeError(problems)
     return replace(loaded, warnings=tuple(problems))

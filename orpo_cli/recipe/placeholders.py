@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
@@ -13,10 +13,14 @@ _PLACEHOLDER = re.compile(r"TODO/[^/]*|TODO\.jsonl")  # TODO/base-model, TODO/NA
 
 
 def load_complete_recipe(
-    source: str | RecipeFile, overrides: Sequence[str] = (), *, strict: bool = False
+    source: str | RecipeFile,
+    overrides: Sequence[str] = (),
+    *,
+    strict: bool = False,
+    in_memory: Mapping[str, str] | None = None,
 ) -> LoadedRecipe:
     """As ``load_recipe``, and raises RecipeError also where a model or a source is still a placeholder."""
-    loaded = load_recipe(source, overrides, strict=strict)
+    loaded = load_recipe(source, overrides, strict=strict, in_memory=in_memory)
     problems = [loaded.source_map.locate_problem(problem) for problem in _placeholders(loaded)]
     if problems:
         raise RecipeError([*loaded.warnings, *problems])

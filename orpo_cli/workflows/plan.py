@@ -47,19 +47,22 @@ def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict
     A terminal shows what the seconds are for.
     """
     with show_status(console) as status:
-        if not to_train:
-            _check_data(loaded, console, strict=strict)
-        return _build_plan(loaded, console, status, to_train=to_train, strict=strict)
+        refused = () if to_train else _check_data(loaded, console, strict=strict)
+        result = _build_plan(loaded, console, status, to_train=to_train, strict=strict)
+        return result._replace(warnings=(*refused, *result.warnings))
 
 
-def _check_data(loaded: LoadedRecipe, console: Console, *, strict: bool) -> None:
+def _check_data(loaded: LoadedRecipe, console: Console, *, strict: bool) -> tuple[Problem, ...]:
     """Warn of local data that training would refuse: a missing file, a format that is not known. ``strict``: an error."""
     try:
         check_local_data(loaded)
     except DataError as error:
         if strict:
             raise
-        console.warn(f"{error.message} `orpo train` will refuse it. {error.remedy or ''}".rstrip())
+        message = f"{error.message} `orpo train` will refuse it."
+        console.warn(f"{message} {error.remedy or ''}".rstrip())
+        return (Problem("data-refused", message, "dataset", remedy=error.remedy, severity="warning"),)
+    return ()
 
 
 def check_local_data(loaded: LoadedRecipe) -> None:

@@ -152,7 +152,7 @@ def _attempt_record(loaded: LoadedRecipe, plan: Plan, warnings: Sequence[Problem
     """Fields of run.json: how the run was started last."""
     return {
         "command": sys.argv,
-        "changed": overridden_values(loaded),
+        "changed": {**overridden_values(loaded), **(loaded.in_memory or {})},
         "tags": plan.tags,
         "warnings": [{"code": each.code, "message": f"{each.path} {each.message}".strip()} for each in warnings],
     }

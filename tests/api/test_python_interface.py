@@ -93,7 +93,9 @@ def test_what_a_run_can_do_prints_nothing_and_leaves_the_process_alone(
     assert [answer.prompt for answer in answers] == [*texts, "What is red?"]
     assert answers[0] == answers[2]
     assert all(isinstance(answer, Answer) and answer.base is not None for answer in answers)
-    assert run.merge(dtype="float32").record.verified
+    merged = run.merge(dtype="float32")
+    assert merged.record.verified
+    assert repr(merged) == f"MergeResult({str(merged.output)!r}, verified=True)"
     page = run.report(tmp_path / "page.html")
     assert page.read_text().startswith("<!doctype html>")
     assert process_state() == before

@@ -18,6 +18,7 @@ from orpo_cli.recipe.source.nodes import (
     walk,
 )
 from orpo_cli.recipe.source.overrides import SOURCE_LISTS
+from orpo_cli.recipe.source.recipe_files import PYTHON_RECIPE
 from orpo_cli.secret_values import mask_secrets
 
 OriginKind = Literal["recipe", "override", "environment", "default"]
@@ -27,11 +28,13 @@ class SourceMap:
     """Source map of one recipe.
 
     ``written_paths`` maps the current path of a migrated value to the path where it was written. ``secrets`` are environment
-    variables in values that must not be shown.
+    variables in values that must not be shown. ``of_python``: a Python program gives the overrides.
     """
 
-    def __init__(self, root: MappingNode, written_paths: Mapping[str, str], secrets: Set[str]) -> None:
-        self.root, self.written_paths, self.secrets = root, written_paths, secrets
+    def __init__(
+        self, root: MappingNode, written_paths: Mapping[str, str], secrets: Set[str], *, of_python: bool = False
+    ) -> None:
+        self.root, self.written_paths, self.secrets, self.of_python = root, written_paths, secrets, of_python
         self.nodes = {format_path(path): node for path, node in walk(root)}
 
     def find_node(self, path: str) -> Node | None:
@@ -61,9 +64,11 @@ class SourceMap:
         return "override" if origin.file == COMMAND_LINE else "environment" if origin.variables else "recipe"
 
     def locate_problem(self, problem: Problem) -> Problem:
-        """``problem`` with file, line and column, and without secrets."""
+        """``problem`` with file, line and column (None for a value of a Python program), and without secrets."""
         origin = self.nearest_node(problem.path).origin
         message, remedy = mask_secrets([problem.message, problem.remedy])
+        if self.of_python and origin.file in (PYTHON_RECIPE, COMMAND_LINE):
+            return replace(problem, message=message, remedy=remedy)
         return replace(
             problem, file=origin.file, line=origin.line, column=origin.column, message=message, remedy=remedy
         )  # fmt: skip

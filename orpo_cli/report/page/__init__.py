@@ -68,7 +68,8 @@ def _summary(rows: Sequence[RunRow], histories: Sequence[RunHistory]) -> str:
     changed = (
         ", ".join(f"{key}={value_text(value)}" for key, value in values.items()) if isinstance(values, dict) else ""
     )
-    return f"{status} · changed on the command line: {changed}" if changed else status
+    where = "given in Python" if histories[0].run.get("command") == [] else "changed on the command line"
+    return f"{status} · {where}: {changed}" if changed else status
 
 
 def _script_json(document: object) -> str:

@@ -167,7 +167,9 @@ def test_a_row_that_the_template_cannot_render_is_named_with_the_line(tmp_path: 
 def test_a_row_on_which_the_template_does_not_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_template_watch, "MAX_CPU_SECONDS", 0.3)
     loops = CHATML + "{% if '3 plus' in messages[0].content %}" + ENDLESS["loops"] + "{% endif %}"
-    with pytest.raises(DataError, match=r"^x\.jsonl:4: the chat template: line 5: it takes longer than 0\.3 s\.$"):
+    with pytest.raises(
+        DataError, match=r"^x\.jsonl:4: the chat template: line 5: it takes longer than 0\.3 s\.\n→ Set model"
+    ):
         prepare_with(loops, tmp_path, pairs(6))
 
 

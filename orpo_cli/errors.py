@@ -70,7 +70,7 @@ class OrpoError(Exception):
         self.remedy = remedy
 
     @property
-    def __notes__(self) -> list[str]:
+    def __notes__(self) -> list[str]:  # type: ignore[override]  # add_note() is not used, because a remedy may be replaced
         """The remedy, below the message in a traceback: for Python programs that do not catch the error."""
         return [f"→ {self.remedy}"] if self.remedy else []
 

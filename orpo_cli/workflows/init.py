@@ -93,7 +93,7 @@ def inspect_data(data: str) -> InspectedData:
         return InspectedData(problem=f"{error.message} {error.remedy or ''}".rstrip())
     if found is None:
         return InspectedData()
-    few = ()
+    few: tuple[str, ...] = ()
     held_out = HELD_OUT
     if found.all_rows is not None:
         held_out = HELD_OUT_OF_FEW

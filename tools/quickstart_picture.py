@@ -31,7 +31,7 @@ def picture(run: RunDir) -> str:
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, highlight=False, emoji=False)
     console.print("$ orpo eval runs/quickstart", style="bold")
     console.print(_table(evaluation))
-    console.print(wrap_words(_legend(evaluation["beta"]), WIDTH))
+    console.print(wrap_words(_legend(evaluation), WIDTH))
     console.print(
         f"\n$ orpo generate runs/quickstart --compare -n {PROMPTS} --max-new-tokens {MAX_NEW_TOKENS}", style="bold"
     )

@@ -49,7 +49,8 @@ def command(context: typer.Context, as_json: Json = False) -> None:
     console.result(
         Text("\n").join(Text.assemble((f"{each.name:{width}}", "bold"), "  ", each.summary) for each in recipes)
     )
-    console.note("`orpo recipes NAME` prints one, and `orpo init MINE --from NAME` copies it with its data.")
+    if not as_json:
+        console.note("`orpo recipes NAME` prints one, and `orpo init MINE --from NAME` copies it with its data.")
     console.document({"recipes": recipes})
 
 

@@ -66,6 +66,7 @@ def test_a_signal_at_the_start_is_one_message_and_exit_code_130(
 ) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 1}')
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("model: {model_name_or_path: ./model}\ndataset: {train: {path: ./pairs.jsonl}}\n")
     ended = run_with_signal(tmp_path, number, at, command, str(recipe))
@@ -74,4 +75,6 @@ def test_a_signal_at_the_start_is_one_message_and_exit_code_130(
     assert "error" not in ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
-    assert {path.name for path in tmp_path.iterdir()} <= {"model", "recipe.yaml", "sitecustomize.py", "__pycache__"}
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        "model", "pairs.jsonl", "recipe.yaml", "sitecustomize.py", "__pycache__",
+    }  # fmt: skip

@@ -64,14 +64,17 @@ def command(
         console.note(f"wrote {html}")
     if not as_json:
         terminal, only_pairs = console.out.is_terminal, html is None and (show > 0 or row is not None)
-        view = _pairs_view if only_pairs else _summary_view
-        for renderable in view(inspection, recipe, coloured=terminal and not console.out.no_color):
+        if only_pairs:
+            view = _pairs_view(inspection, recipe, coloured=terminal and not console.out.no_color)
+        else:
+            view = _summary_view(inspection)
+        for renderable in view:
             # lines of a terminal end between words, except in the tokens of a pair
             console.out.print(renderable, soft_wrap=not (terminal and isinstance(renderable, Text)))
     console.document(inspection)
 
 
-def _summary_view(inspection: DataInspection, recipe: str, *, coloured: bool) -> Iterator[RenderableType]:
+def _summary_view(inspection: DataInspection) -> Iterator[RenderableType]:
     from orpo_cli.report.data_view import summary_view
 
     yield from summary_view(inspection.report, inspection.audits, inspection.steps)

@@ -50,12 +50,12 @@ class Console:
     @contextmanager
     def reserving_standard_output(cls) -> Iterator[None]:
         """Within, standard output is for results alone: what libraries print goes to standard error."""
-        cls._reserved_output = sys.stdout
+        before, cls._reserved_output = cls._reserved_output, cls._reserved_output or sys.stdout
         try:
             with redirect_stdout(sys.stderr):
                 yield
         finally:
-            cls._reserved_output = None
+            cls._reserved_output = before
 
     @property
     def stdout(self) -> TextIO:

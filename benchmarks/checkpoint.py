@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.models import random_model
 from benchmarks.paired import describe_machine
 from benchmarks.preparation import tokenizer, write_synthetic_pairs
-from orpo_cli.cli.main import silence_libraries
+from orpo_cli.library_messages import silence_libraries
 
 MODEL = "smollm2-135m"
 

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.paired import run_alternating
-from orpo_cli.cli.main import silence_libraries
+from orpo_cli.library_messages import silence_libraries
 
 ROOT = Path(__file__).parents[1]
 PAIRS = ROOT / "recipes" / "data" / "answer-first-train.jsonl"

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from benchmarks.paired import describe_machine
 from benchmarks.preparation import LENGTHS, prepare_pairs, tokenizer, write_synthetic_pairs
-from orpo_cli.cli.main import silence_libraries
 from orpo_cli.estimate.batching import random_order
+from orpo_cli.library_messages import silence_libraries
 
 RANKS = (2, 4, 8)
 STEPS = 300

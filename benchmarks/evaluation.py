@@ -36,8 +36,8 @@ from benchmarks.paired import describe_machine
 from benchmarks.preparation import SMOLLM2
 from benchmarks.step_measurement import load_weights, peak_gb, reset_peak_memory
 from benchmarks.training import LENGTHS, LORA, Setting, make_recipe, make_trl_trainer, table_row
-from orpo_cli.cli.main import silence_libraries
 from orpo_cli.evaluation.kept_scores import COLUMNS
+from orpo_cli.library_messages import silence_libraries
 
 QUICKSTART = Path(__file__).parents[1] / "recipes" / "data" / "answer-first-heldout.jsonl"
 UPPER_HALF = {  # as in the quickstart's recipe

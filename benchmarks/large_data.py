@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.paired import describe_machine, peak_memory_gb
 from benchmarks.preparation import LENGTHS, WORDS, make_orpo_trainer, prepare_pairs, to_messages, tokenizer
-from orpo_cli.cli.main import silence_libraries
+from orpo_cli.library_messages import silence_libraries
 
 FEW = 1_000
 SHARDS = 8

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.paired import describe_machine, run_alternating
 from benchmarks.preparation import SMOLLM2
 from benchmarks.training import OURS_ENVIRONMENT, Setting, make_recipe, side_command, table_row
-from orpo_cli.cli.main import silence_libraries
+from orpo_cli.library_messages import silence_libraries
 
 WORDS = [
     "time",

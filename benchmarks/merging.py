@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paired import describe_machine
-from orpo_cli.cli.main import silence_libraries
+from orpo_cli.library_messages import silence_libraries
 
 PEFT_SCRIPT = """
 import sys, torch

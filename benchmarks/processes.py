@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.models import ARCHITECTURES, random_model
 from benchmarks.paired import describe_machine, median, run_alternating
 from benchmarks.preparation import tokenizer, write_synthetic_pairs
-from orpo_cli.cli.main import silence_libraries
+from orpo_cli.library_messages import silence_libraries
 
 LENGTHS = {"max_length": 1024, "max_prompt_length": 512}
 TINY = {

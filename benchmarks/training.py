@@ -33,7 +33,7 @@ from benchmarks.step_measurement import (
     step_timer,
 )
 from orpo_cli.cli import reexec
-from orpo_cli.cli.main import silence_libraries
+from orpo_cli.library_messages import silence_libraries
 
 LORA: dict[str, Any] = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 LENGTHS = {"max_length": 2048, "max_prompt_length": 1024}

@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.paired import describe_machine
 from benchmarks.preparation import SMOLLM2, tokenizer, write_synthetic_pairs
 from benchmarks.training import LORA, table_row
-from orpo_cli.cli.main import silence_libraries
+from orpo_cli.library_messages import silence_libraries
 
 ANSWERS = 4  # rejected answers of a prompt
 MIN_TURNS = 4  # answers of a conversation

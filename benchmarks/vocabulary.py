@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.paired import describe_machine, median, run_alternating
 from benchmarks.step_measurement import peak_gb, reset_peak_memory
-from orpo_cli.cli.main import silence_libraries
+from orpo_cli.library_messages import silence_libraries
 
 VOCAB_SIZES = (32_768, 131_072, 262_144)
 PAIRS, PROMPT, ANSWER = 4, 128, 160  # tokens

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.paper import cost, page
 from benchmarks.paper.runs import CONDITIONS, ROOT, PairFile, Results, Run, Trainings
-from orpo_cli.cli.main import silence_libraries
+from orpo_cli.library_messages import silence_libraries
 
 QUICKSTART = PairFile("quickstart")
 OTHER = PairFile("file", max_length=160, learning_rate=5e-4)  # short pairs, so that all runs fit into an hour

@@ -114,7 +114,7 @@ def count_forward_passes(models: list[Any], trainer: Any) -> dict[str, int]:
 
 def main() -> None:
     """Measure one side in this process and print its figures."""
-    from orpo_cli.cli.main import silence_libraries
+    from orpo_cli.library_messages import silence_libraries
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("side", choices=SIDES)

@@ -6,8 +6,8 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from logging import getLogger
 
+from orpo_cli.library_messages import OPTIONAL_KERNELS, ignore_developer_warnings
 from orpo_cli.report.console import Console
 from orpo_cli.run_log import run_log
 
@@ -20,8 +20,7 @@ def console_of_call(verbose: bool) -> Iterator[Console]:
     with ExitStack() as stack:
         stack.enter_context(_environment("TRL_EXPERIMENTAL_SILENCE", "1"))
         stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers|peft|trl|bitsandbytes)\b")
+        ignore_developer_warnings()
         stack.enter_context(_quiet_libraries())
         if not _calls:  # not in a callback of a training, whose log is open
             run_log.discard()
@@ -55,16 +54,15 @@ def _quiet_libraries() -> Iterator[None]:
     }
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    kernels = getLogger("bitsandbytes.backends.cpu.ops")  # "Failed to load CPU gemm_4bit_forward": an optional kernel
-    kernel_level = kernels.level
-    kernels.setLevel("ERROR")
+    kernel_level = OPTIONAL_KERNELS.level
+    OPTIONAL_KERNELS.setLevel("ERROR")
     for disable, _ in bars:
         disable()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        kernels.setLevel(kernel_level)
+        OPTIONAL_KERNELS.setLevel(kernel_level)
         for (_, enable), was_disabled in bars.items():
             if not was_disabled:
                 enable()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import atexit
 import gc
-import logging
 import os
 import resource
 import sys
 import threading
 import traceback
-import warnings
 from typing import Any
 
 import typer
@@ -32,6 +30,7 @@ from orpo_cli.cli.standard_streams import lost_output, output_is_closed, protect
 from orpo_cli.control_characters import escape_controls
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, UsageError
 from orpo_cli.library_imports import begin_command
+from orpo_cli.library_messages import silence_libraries
 from orpo_cli.os_errors import explain_os_error
 from orpo_cli.redaction import redact, redact_record
 from orpo_cli.report.console import Console
@@ -39,31 +38,6 @@ from orpo_cli.run_log import log_library_messages, print_traceback, run_log
 
 LAUNCHED = "ORPO_LAUNCHED"  # set in a rank that `orpo train` has started
 MIN_ADDRESS_SPACE = 1.5e9  # bytes
-
-
-def silence_libraries() -> None:
-    """Switch off progress bars and messages of the libraries, unless the user has set these variables.
-
-    The libraries read the variables when they are imported.
-    """
-    quiet = {
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRL_EXPERIMENTAL_SILENCE": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "DATASETS_VERBOSITY": "error",  # it warns of its cached copies, which the notes of `orpo` name
-        "BITSANDBYTES_NOWELCOME": "1",
-        "TOKENIZERS_PARALLELISM": "true",
-        "PYDANTIC_DISABLE_PLUGINS": "__all__",  # looking for plugins reads the metadata of every installed package
-    }
-    if not sys.stderr.isatty() or {"--quiet", "-q"} & set(sys.argv[1:]):
-        quiet |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
-    for name, value in quiet.items():
-        os.environ.setdefault(name, value)
-    if not sys.warnoptions:
-        warnings.filterwarnings("ignore", category=FutureWarning)  # meant for developers of the libraries
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers|peft|trl|bitsandbytes)\b")
-    # "Failed to load CPU gemm_4bit_forward": an optional kernel is missing, and the user need not act on it.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def _print_traceback_of_thread(bug: threading.ExceptHookArgs) -> None:

@@ -45,7 +45,7 @@ PRELOADED = (
 
 def preload() -> None:
     """Import what a training imports."""
-    from orpo_cli.cli.main import silence_libraries
+    from orpo_cli.library_messages import silence_libraries
 
     silence_libraries()
     import orpo_cli

@@ -1,7 +1,7 @@
 """Statistics of held-out pairs: intervals of an accuracy and a mean, and paired comparisons of two models on the same pairs.
 
 Paired comparisons are much sharper than two separate intervals, because most of the spread is between pairs, not models.
-Imports no torch, and numpy only for the bootstrap.
+Imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from functools import lru_cache
+from statistics import NormalDist, fmean
 
 Interval = tuple[float, float]
 
 _Z = NormalDist().inv_cdf(0.975)
 MAX_EXACT = 10_000  # pairs that decide an exact test
-_BLOCK = 1_000_000  # resampled values that are in memory at once
 
 
 def wilson_interval(successes: float, trials: float) -> Interval:
@@ -27,17 +27,18 @@ def wilson_interval(successes: float, trials: float) -> Interval:
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Normal 95% interval of the mean; None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    mean, half = fmean(values), _Z * stdev(values) / math.sqrt(len(values))
-    return mean - half, mean + half
+    """Student's t 95% interval of the mean; None for fewer than two values. Of differences of pairs it is the paired one.
+
+    For few values a normal interval and a percentile bootstrap are too narrow: of 10 normal values they contain the mean in 92%
+    and 90% of samples, this one in 95%.
+    """
+    return weighted_mean_interval(values, [1.0] * len(values))
 
 
 def weighted_mean_interval(values: Sequence[float], weights: Sequence[float]) -> Interval | None:
-    """Normal 95% interval of the weighted mean (ratio estimator); None for fewer than two values.
+    """Student's t 95% interval of the weighted mean (ratio estimator); None for fewer than two values.
 
-    With equal weights it is ``mean_interval``.
+    The degrees of freedom are the effective number of values, (sum of w)² / sum of w² (Kish), minus 1.
     """
     count, total = len(values), math.fsum(weights)
     if count < 2:
@@ -45,8 +46,33 @@ def weighted_mean_interval(values: Sequence[float], weights: Sequence[float]) ->
     pairs = list(zip(values, weights, strict=True))
     mean = math.fsum(weight * value for value, weight in pairs) / total
     spread = math.fsum((weight * (value - mean)) ** 2 for value, weight in pairs)
-    half = _Z * math.sqrt(spread * count / (count - 1)) / total
+    effective = total * total / math.fsum(weight * weight for weight in weights)
+    half = student_t_quantile(effective - 1) * math.sqrt(spread * count / (count - 1)) / total
     return mean - half, mean + half
+
+
+@lru_cache
+def student_t_quantile(degrees: float) -> float:
+    """The 0.975 quantile of Student's t distribution, for any number of degrees of freedom, at least 1.
+
+    With t = sqrt(degrees) * tan(angle), the density is proportional to cos(angle) ** (degrees - 1).
+    """
+    degrees = max(1.0, degrees)
+    if degrees > 1e5:
+        return _Z  # the difference is below 3e-5
+    scale = 2 * math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(math.pi)
+
+    def probability(angle: float) -> float:  # of -t to t, by Simpson's rule
+        ordinates = [math.cos(angle * step / 200) ** (degrees - 1) for step in range(201)]
+        return (
+            scale * angle / 600 * (ordinates[0] + 4 * sum(ordinates[1::2]) + 2 * sum(ordinates[2:-1:2]) + ordinates[-1])
+        )
+
+    low, high = 0.0, min(math.pi / 2, 15 / math.sqrt(degrees))
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if probability(middle) < 0.95 else (low, middle)
+    return math.sqrt(degrees) * math.tan(low)
 
 
 def mcnemar_p_value(won: int, lost: int) -> float:
@@ -65,26 +91,6 @@ def mcnemar_p_value(won: int, lost: int) -> float:
     return min(1.0, 2 * tail / (1 << trials))  # both are exact integers of any size
 
 
-def bootstrap_interval(values: Sequence[float], *, resamples: int = 10_000, seed: int = 0) -> Interval | None:
-    """Percentile bootstrap 95% interval of the mean; None for fewer than two values.
-
-    Makes no assumption about the distribution. For differences of pairs it is the paired bootstrap. The seed is fixed, so that
-    a report of the same runs has the same numbers.
-    """
-    if len(values) < 2:
-        return None
-    import numpy
-
-    sample, generator = numpy.asarray(values, dtype=float), numpy.random.default_rng(seed)
-    block = max(1, _BLOCK // len(sample))
-    means = [
-        sample[generator.integers(len(sample), size=(min(block, resamples - start), len(sample)))].mean(axis=1)
-        for start in range(0, resamples, block)
-    ]
-    low, high = numpy.quantile(numpy.concatenate(means), (0.025, 0.975))
-    return float(low), float(high)
-
-
 @dataclass(frozen=True)
 class PairedComparison:
     """Comparison of a second model with a first one on the same pairs. A pair is won where only the second model prefers rightly."""
@@ -98,7 +104,7 @@ class PairedComparison:
     margin_change: (
         float  # mean of (chosen - rejected) of the second model minus that of the first one, in nats per token
     )
-    margin_interval: Interval | None  # paired bootstrap, 95%
+    margin_interval: Interval | None  # paired Student's t, 95%
 
 
 def compare_margins(first: Sequence[float], second: Sequence[float]) -> PairedComparison:
@@ -118,5 +124,5 @@ def compare_margins(first: Sequence[float], second: Sequence[float]) -> PairedCo
         lost=lost,
         p_value=mcnemar_p_value(won, lost),
         margin_change=fmean(changes),
-        margin_interval=bootstrap_interval(changes),
+        margin_interval=mean_interval(changes),
     )

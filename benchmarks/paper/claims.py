@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from benchmarks.paper.bootstrap import bootstrap_interval
 from benchmarks.paper.runs import PairFile, Results, Run
-from orpo_cli.statistics import Interval, bootstrap_interval, mcnemar_p_value
+from orpo_cli.statistics import Interval, mcnemar_p_value
 
 Values = list[float]
 Quantity = Callable[[dict[str, Any]], Values]

@@ -125,7 +125,7 @@ def _legend(document: dict[str, Any]) -> str:
     return (
         "accuracy: fraction of pairs whose chosen completion is more likely per token than the rejected one; log p: nats per token; "
         f"margin: beta ({document['beta']:g}) x (log p chosen - log p rejected); log odds: the log odds ratio of chosen and rejected completion; "
-        f"NLL: over prompt and chosen completion; {won}in brackets: 95% confidence intervals (accuracy: Wilson; margin: normal)"
+        f"NLL: over prompt and chosen completion; {won}in brackets: 95% confidence intervals (accuracy: Wilson; margin: Student's t)"
     )
 
 

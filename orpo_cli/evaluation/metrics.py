@@ -41,7 +41,7 @@ def weighted_mean(values: torch.Tensor, weights: torch.Tensor | None) -> float:
 
 
 def intervals(scores: PairScores, beta: float) -> dict[str, Interval | None]:
-    """95% intervals of the accuracy (Wilson) and of the mean margin (normal; None for a single pair).
+    """95% intervals of the accuracy (Wilson) and of the mean margin (Student's t; None for a single pair).
 
     With weights, the number of pairs is the effective one, (sum of w)² / sum of w² (Kish), which is smaller.
     """
@@ -74,11 +74,14 @@ def accuracies_by_length(scores: PairScores) -> dict[str, float]:
 
 
 def margin_change_interval(before: PairScores, after: PairScores, beta: float) -> Interval | None:
-    """95% interval of the change of the mean margin, paired: much narrower than the intervals of the two margins."""
-    changes = (after.chosen - after.rejected) - (before.chosen - before.rejected)
+    """95% interval of the change of the mean margin, paired: much narrower than the intervals of the two margins.
+
+    Without weights it is beta times ``margin_interval`` of ``statistics.compare_margins``, which the report shows.
+    """
+    changes = beta * ((after.chosen - after.rejected) - (before.chosen - before.rejected))
     if after.weights is not None:
-        return weighted_mean_interval((beta * changes).tolist(), after.weights.tolist())
-    return mean_interval((beta * changes).tolist())
+        return weighted_mean_interval(changes.tolist(), after.weights.tolist())
+    return mean_interval(changes.tolist())
 
 
 def _log1mexp(x: torch.Tensor) -> torch.Tensor:

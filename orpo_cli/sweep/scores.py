@@ -53,7 +53,7 @@ class Score:
         return self.accuracy if metric is Metric.ACCURACY else self.margin
 
     def interval(self, metric: Metric) -> Interval | None:
-        """95% interval: Wilson for the accuracy, normal for the margin; None where the pairs are not known."""
+        """95% interval: Wilson for the accuracy, Student's t for the margin; None where the pairs are not known."""
         if metric is Metric.MARGIN:
             return mean_interval(list(self.margins.values()))
         if self.accuracy is None or not self.pairs:

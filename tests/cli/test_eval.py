@@ -17,7 +17,10 @@ from orpo_cli.cli.eval import command
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.planning.plan import DatasetPlan
 from orpo_cli.recipe.schema import Source
+from orpo_cli.report.paired_comparison import compare_with_base
+from orpo_cli.report.run_history import read_history
 from orpo_cli.rundir import RunDir
+from orpo_cli.statistics import PairedComparison
 
 app = typer.Typer()
 app.command()(command)
@@ -63,6 +66,16 @@ def test_a_table_shows_base_tuned_and_the_change(run: RunDir) -> None:
         assert cell in accuracy
     assert "margin: beta (0.3) x" in " ".join(done.stdout.split())  # wrapped to the width of the terminal
     assert f"{HELD_OUT} held-out pairs" in done.stdout
+
+
+def test_the_report_has_the_same_interval_of_the_change_as_eval(run: RunDir) -> None:
+    document = json.loads(invoke_eval(run.root, "--json").stdout)
+    comparison = compare_with_base(read_history(run.root))
+    assert isinstance(comparison, PairedComparison)
+    assert comparison.margin_interval is not None
+    shown = [document["beta"] * end for end in comparison.margin_interval]  # the report is without beta
+    assert document["change"]["intervals"]["rewards/margins"] == pytest.approx(shown, abs=1e-9)
+    assert "margin: Student's t" in " ".join(invoke_eval(run.root).stdout.split())
 
 
 def test_metrics_do_not_depend_on_the_batch_size(run: RunDir) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 
 from benchmarks.paper import claims, cost, gradient, page
 from benchmarks.paper.__main__ import all_runs
+from benchmarks.paper.bootstrap import bootstrap_interval
 from benchmarks.paper.claims import Campaign, accuracy, chosen, margin, rejected
 from benchmarks.paper.runs import CONDITIONS, CURVES, PairFile, Results, Run
+from orpo_cli.statistics import mean_interval
 
 PAIRS = PairFile("quickstart", pairs=16, held_out=12)
 SHIFT = {
@@ -110,3 +113,32 @@ def test_the_page_shows_claims_with_intervals(results: Results, tmp_path: Path) 
         assert f"images/paper-quickstart-{image}.svg" in text
         assert (tmp_path / "docs" / "images" / f"paper-quickstart-{image}.svg").is_file()
     assert margin(evaluation("base", 1))
+
+
+def test_bootstrap_is_near_the_interval_of_students_t_for_many_values_and_repeatable() -> None:
+    generator = random.Random(1)
+    values = [generator.gauss(0.3, 2.0) for _ in range(2000)]
+    interval = bootstrap_interval(values)
+    assert interval == bootstrap_interval(values)
+    assert interval != bootstrap_interval(values, seed=1)
+    assert interval == pytest.approx(mean_interval(values), abs=0.01)
+
+
+def test_bootstrap_covers_the_mean_as_often_as_it_says() -> None:
+    generator = random.Random(2)
+    covered = 0
+    for _ in range(200):
+        low, high = bootstrap_interval([generator.gauss(1.0, 1.0) for _ in range(40)], resamples=1000) or (0.0, 0.0)
+        covered += low <= 1.0 <= high
+    assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_bootstrap_of_equal_values_has_no_width_and_needs_two_values() -> None:
+    assert bootstrap_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
+    assert bootstrap_interval([0.5]) is None
+
+
+def test_bootstrap_of_many_values_is_computed_in_blocks() -> None:
+    values = [float(index % 7) for index in range(30_000)]
+    low, high = bootstrap_interval(values, resamples=100) or (0.0, 0.0)
+    assert low < sum(values) / len(values) < high

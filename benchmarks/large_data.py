@@ -1,6 +1,6 @@
 """Large data: preparation, start with a warm cache, an epoch's order, loading and resuming, at several numbers of pairs.
 
-    python -m benchmarks.large_data [--pairs 1000000]
+    python -m benchmarks.large_data [--pairs 1000000] [--no-gzip]
 
 Synthetic conversations of 60 to 200 tokens. Every figure is of a separate process: processor seconds of all its threads, which
 other load on the machine changes less than the time on the clock, and the peak of its resident memory, to which the operating
@@ -37,8 +37,8 @@ TRL_PAIRS = 5_000
 WARM_SECONDS = 65  # after the last change of a file until its digest is remembered
 
 
-def write_pairs(folder: Path, pairs: int) -> Path:
-    """``pairs`` conversations as JSON Lines in ``SHARDS`` files, each also compressed."""
+def write_pairs(folder: Path, pairs: int, compress: bool) -> Path:
+    """``pairs`` conversations as JSON Lines in ``SHARDS`` files, each also compressed where ``compress`` is set."""
     rng, path = random.Random(0), folder / f"{pairs}"
     path.mkdir()
 
@@ -52,6 +52,8 @@ def write_pairs(folder: Path, pairs: int) -> Path:
                 row = {"prompt": [{"role": "user", "content": text(10, 40)}]}
                 row |= {side: [{"role": "assistant", "content": text(8, 60)}] for side in ("chosen", "rejected")}
                 file.write(json.dumps(row) + "\n")
+        if not compress:
+            continue
         with (path / name).open("rb") as plain, gzip.open(path / f"{name}.gz", "wb", compresslevel=1) as compressed:
             compressed.writelines(plain)
     return path
@@ -216,13 +218,14 @@ def run_side(side: str, files: str, **variables: str) -> dict[str, Any]:
     return found
 
 
-def compare(pairs: int, folder: Path) -> None:
+def compare(pairs: int, folder: Path, compress: bool) -> None:
     """Print the tables."""
-    few, many = (write_pairs(folder, count) for count in (FEW, pairs))
-    plain, compressed = f"{many}/*.jsonl", f"{many}/*.jsonl.gz"
+    few, many = (write_pairs(folder, count, compress) for count in (FEW, pairs))
+    plain = f"{many}/*.jsonl"
     one = f"{many}/pairs-00.jsonl"
+    run_side("prepare", f"{few}/*.jsonl")  # reads the tokenizer of a GGUF file, which takes more memory than the pairs
     prepared = run_side("prepare", plain)
-    from_gzip = run_side("prepare", compressed, ORPO_PAIR_CACHE="0")
+    from_gzip = run_side("prepare", f"{many}/*.jsonl.gz", ORPO_PAIR_CACHE="0") if compress else None
     time.sleep(WARM_SECONDS)  # TRL's part takes long enough otherwise
     first, warm = run_side("prepare", plain), run_side("prepare", plain)
     print(
@@ -233,6 +236,8 @@ def compare(pairs: int, folder: Path) -> None:
         "preparation, JSON Lines": prepared, "preparation, gzip": from_gzip, "from the cache, for the first time": first,
         "from the cache, again": warm,
     }.items():  # fmt: skip
+        if figures is None:
+            continue
         print(
             f"| {label} | {figures['processor']:.1f} | {figures['peak_gb']:.2f} | {figures['grown_gb']:.2f} |",
             flush=True,
@@ -270,6 +275,9 @@ def main() -> None:
         choices=(sides := {"prepare": prepare, "stages": stages, "trl": trl, "steps": steps}),
         help=argparse.SUPPRESS,
     )
+    parser.add_argument(
+        "--gzip", action=argparse.BooleanOptionalAction, default=True, help="prepare compressed files, too"
+    )
     parser.add_argument("--files", help=argparse.SUPPRESS)
     options = parser.parse_args()
     silence_libraries()
@@ -278,7 +286,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         os.environ |= {"ORPO_CACHE": f"{folder}/cache", "ORPO_PAIR_CACHE": "1", "HF_HUB_OFFLINE": "1"}
-        compare(options.pairs, Path(folder))
+        compare(options.pairs, Path(folder), options.gzip)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,11 @@ class PairEncoder:
         """Ids of ``end_tokens``."""
         return self._pair_tokenizer.end_token_ids
 
+    @property
+    def is_thread_safe(self) -> bool:
+        """Whether several threads may call ``tokenize`` at once."""
+        return self._pair_tokenizer.is_thread_safe
+
     @cached_property
     def _pair_tokenizer(self) -> PairTokenizer:
         return PairTokenizer(self.tokenizer, self.end_tokens)

@@ -1,11 +1,11 @@
 """Source reader: the rows of one source parsed, filtered, rendered, tokenized and truncated, or loaded from the pair cache.
 
-Rows are processed in batches: while one is tokenized, the next is read and rendered.
+Rows are processed in batches: while some are tokenized, the next is read and rendered.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -39,6 +39,7 @@ from orpo_cli.recipe.schema import DatasetSection, Source
 FORMAT_SAMPLE_ROWS = 100  # rows that decide the format of a source
 PLAIN_TEXT = "text"  # format of rows whose texts are trained as they are, JSON too
 BATCH_PAIRS = 64  # pairs tokenized at once: with more, a core waits for the first batch and in the last one
+BATCHES_AHEAD = 3  # batches that are tokenized or wait for it: the cores have work while Python copies ids
 
 Note = Callable[[str], None]
 RenderedPair = tuple[str, Pair, PairTexts]  # row name, pair, texts
@@ -224,16 +225,17 @@ class SourceReader:
     def _tokenize_batches(
         self, batches: Iterator[list[RenderedPair]]
     ) -> Iterator[tuple[list[RenderedPair], list[PairTokens]]]:
-        """Each batch with its token ids. The tokenizer encodes one on all cores while the caller makes the next."""
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize") as executor:
-            pending: tuple[list[RenderedPair], Future[list[PairTokens]]] | None = None
+        """Each batch with its token ids, in order. The tokenizer encodes on all cores while the caller makes the next batches."""
+        workers = 2 if self.encoder.is_thread_safe else 1
+        with ThreadPoolExecutor(workers, thread_name_prefix="tokenize") as executor:
+            pending: deque[tuple[list[RenderedPair], Future[list[PairTokens]]]] = deque()
             for batch in batches:
-                future = executor.submit(self.encoder.tokenize, [texts for *_, texts in batch])
-                if pending is not None:
-                    yield pending[0], pending[1].result()
-                pending = batch, future
-            if pending is not None:
-                yield pending[0], pending[1].result()
+                pending.append((batch, executor.submit(self.encoder.tokenize, [texts for *_, texts in batch])))
+                if len(pending) > BATCHES_AHEAD:
+                    oldest, tokens = pending.popleft()
+                    yield oldest, tokens.result()
+            for oldest, tokens in pending:
+                yield oldest, tokens.result()
 
     def _truncate_batch(
         self, pairs: list[RenderedPair], tokens: list[PairTokens], report: SourceReport

@@ -57,6 +57,7 @@ class PairTokenizer:
         anchor = tokenizer(ANCHOR, add_special_tokens=False)["input_ids"] if adds_space else []
         self._anchor_ids = tuple(anchor)  # of ANCHOR where the tokenizer would add a space before a completion
         self._backend = _fast_backend(tokenizer)
+        self.is_thread_safe = self._backend is not None  # transformers sets options of the tokenizer in each call
 
     def encode(self, texts: Sequence[PairTexts]) -> list[PairTokens]:
         """Token ids of each pair; the prompt of a pair is tokenized once."""

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 SCANNED_ENTRIES = 2000  # a folder of data can hold a million files
 SEARCH_DEPTH = 3  # folders below the deepest existing one that are searched for the same file name
 MIN_SIMILARITY = 0.6
+SIMILAR_DEPTH, MIN_SIMILARITY_ELSEWHERE = 2, 0.75  # of a file in another folder
 LISTED = 5
 
+Accepts = Callable[[Path], bool]
 
-def missing_path_remedy(path: Path) -> str:
-    """A sentence that names the nearest existing path, or the files of the folder; empty where nothing is near."""
-    path = path.expanduser().absolute()
-    if found := nearest_path(path):
-        return f"Did you mean {found}?"
-    folder, missing = _existing_part(path)
+
+def missing_path_remedy(path: Path, accepts: Accepts = Path.exists) -> str:
+    """A sentence that names the nearest existing path of which ``accepts`` is true, or the files of the folder.
+
+    Empty where nothing is near.
+    """
+    absolute = _absolute(path)
+    if found := nearest_path(absolute, accepts):
+        return f"Did you mean {_shown(found, path)}?"
+    folder, missing = _existing_part(absolute)
     names = sorted(entry.name for entry in _scan(folder))
     if len(missing) > 1 or not names:
         return f'{folder} has no {"folder " if len(missing) > 1 else ""}"{missing[0]}".'
@@ -25,37 +32,48 @@ def missing_path_remedy(path: Path) -> str:
     return f"The folder {folder} has {', '.join(names[:LISTED])}{more}."
 
 
-def near_path_remedy(path: Path, otherwise: str, accepts: Callable[[Path], bool] = Path.exists) -> str:
-    """A question that names the nearest existing path, if ``accepts`` is true of it; else ``otherwise``."""
+def near_path_remedy(path: Path, otherwise: str, accepts: Accepts = Path.exists) -> str:
+    """A question that names the nearest existing path of which ``accepts`` is true; else ``otherwise``."""
     try:
-        found = nearest_path(path.expanduser().absolute())
+        found = nearest_path(_absolute(path), accepts)
     except (OSError, RuntimeError, ValueError):  # not a path: too long, unknown user, null byte
         return otherwise
-    if found is None or not accepts(found):
-        return otherwise
-    shown = found if path.is_absolute() or not found.is_relative_to(Path.cwd()) else found.relative_to(Path.cwd())
-    return f"Did you mean {shown}?"
+    return otherwise if found is None else f"Did you mean {_shown(found, path)}?"
 
 
-def nearest_path(path: Path) -> Path | None:
-    """Existing path with a similar name, or with the same name in another folder near by; None where there is none."""
+def nearest_path(path: Path, accepts: Accepts = Path.exists) -> Path | None:
+    """Existing path with a similar name, or with the same or nearly the same name in another folder near by, of which ``accepts``
+    is true; None where there is none.
+    """
     folder, missing = _existing_part(path)
-    entries = list(_scan(folder))
     similar = sorted(
-        ((_similarity(missing[0], entry.name), entry.name) for entry in entries),
+        ((_similarity(missing[0], entry.name), entry.name) for entry in _scan(folder)),
         key=lambda found: (-found[0], found[1]),
     )
     candidates = [folder / name for score, name in similar if score >= MIN_SIMILARITY]
     for candidate in candidates[:LISTED]:
-        if len(missing) == 1:
-            return candidate
-        if candidate.joinpath(*missing[1:]).exists():
-            return candidate.joinpath(*missing[1:])
-    if folder != Path(folder.anchor) and (same := _find_name(folder, missing[-1])):
-        return same
-    if len(missing) == 1 or not candidates or not candidates[0].is_dir():
-        return None
-    return nearest_path(candidates[0].joinpath(*missing[1:]))
+        found = candidate.joinpath(*missing[1:])
+        if found.exists() and accepts(found):
+            return found
+    searched = [each for each in dict.fromkeys((folder, Path.cwd())) if each != Path(each.anchor)]
+    for each in searched:
+        if same := _find_name(each, missing[-1], accepts):
+            return same
+    if len(missing) > 1 and candidates and candidates[0].is_dir():
+        if near := nearest_path(candidates[0].joinpath(*missing[1:]), accepts):
+            return near
+    return next((near for each in searched if (near := _find_similar(each, missing[-1], accepts))), None)
+
+
+def _absolute(path: Path) -> Path:
+    path = path.expanduser()
+    return path.resolve() if ".." in path.parts else path.absolute()
+
+
+def _shown(found: Path, given: Path) -> Path:
+    """``found`` as a relative path where the user gave one and it is below the current directory."""
+    is_relative = not given.expanduser().is_absolute() and found.is_relative_to(Path.cwd())
+    return found.relative_to(Path.cwd()) if is_relative else found
 
 
 def _existing_part(path: Path) -> tuple[Path, tuple[str, ...]]:
@@ -88,12 +106,28 @@ def _similarity(wanted: str, name: str) -> float:
     return min(whole, SequenceMatcher(None, *stems).ratio()) if all(stems) else whole
 
 
-def _find_name(folder: Path, name: str, depth: int = SEARCH_DEPTH) -> Path | None:
-    """A path called ``name`` in the folders below ``folder``, the nearest first."""
+def _find_name(folder: Path, name: str, accepts: Accepts) -> Path | None:
+    """A path called ``name`` in ``folder`` or below, the nearest first."""
+    for level in _levels(folder, SEARCH_DEPTH):
+        paths = (each / name for each in level)
+        if found := next((path for path in paths if path.exists() and accepts(path)), None):
+            return found
+    return None
+
+
+def _find_similar(folder: Path, name: str, accepts: Accepts) -> Path | None:
+    """The path in ``folder`` or below whose name is most similar to ``name``; of several, the nearest."""
+    entries = (Path(entry.path) for level in _levels(folder, SIMILAR_DEPTH) for each in level for entry in _scan(each))
+    scored = [(_similarity(name, path.name), path) for path in islice(entries, SCANNED_ENTRIES)]
+    near = sorted((each for each in scored if each[0] >= MIN_SIMILARITY_ELSEWHERE), key=lambda each: -each[0])
+    return next((path for _, path in near if accepts(path)), None)
+
+
+def _levels(folder: Path, depth: int) -> Iterator[list[Path]]:
+    """``folder``, then the folders in it, then those in them, down to ``depth``."""
     level = [folder]
+    yield level
     for _ in range(depth):
         below = [Path(entry.path) for each in level for entry in _scan(each) if entry.is_dir(follow_symlinks=False)]
         level = below[:SCANNED_ENTRIES]
-        if found := next((each / name for each in level if (each / name).exists()), None):
-            return found
-    return None
+        yield level

@@ -38,6 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("held.csv", "data/deep/er/held.csv"),
         ("x/y/held.csv", "data/deep/er/held.csv"),
         ("nothing-like-it.jsonl", None),
+        ("x/lcal.jsonl", "configs/local.jsonl"),
         ("data/votes.jsonl", None),
         ("configs/x.yaml", None),
         ("data/pairs.jsonl/x", None),
@@ -45,6 +46,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_the_nearest_existing_path(missing: str, near: str | None, folder: Path) -> None:
     assert nearest_path(folder / missing) == (folder / near if near else None)
+
+
+@pytest.mark.parametrize(
+    ("missing", "near"),
+    [
+        ("data/mine.jsonl", "mine.jsonl"),  # the folder exists, the file is in another one
+        ("data/mien.jsonl", "mine.jsonl"),
+        ("wrong/pirs.jsonl", "data/sub/pairs.jsonl"),
+        ("../pairs.jsonl", "data/sub/pairs.jsonl"),
+        ("mine2.jsonl", "mine.jsonl"),  # not mine2.yaml, which is no data
+    ],
+)
+def test_init_names_the_data_file_of_the_same_or_nearly_the_same_name_near_by(
+    missing: str, near: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orpo_here: Callable[..., Any]
+) -> None:
+    project = tmp_path / "project"
+    (project / "data" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(project)
+    for name in ("mine.jsonl", "mine2.yaml", "data/sub/pairs.jsonl"):
+        write(project / name, lines(ROWS))
+    done = orpo_here("init", "x", "--data", missing)
+    assert f"{missing}: no such file or folder. Did you mean {near}? " in done.stderr
 
 
 def test_a_missing_file_names_its_neighbour_or_the_files_of_the_folder(

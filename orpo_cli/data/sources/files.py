@@ -42,6 +42,10 @@ def is_data_file(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def _may_be_data(path: Path) -> bool:
+    return path.is_dir() or is_data_file(path.name)
+
+
 def read_rows(path: Path, columns: Mapping[str, str] = {}) -> Iterator[tuple[int, Any]]:
     """Yield (row number from 1, row). For jsonl it is the line number; for csv and tsv it does not count the header.
 
@@ -75,7 +79,7 @@ def check_regular(path: Path) -> None:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         raise DataError(
             f"{path}: no such file or folder." if missing else f"{path}: cannot be read: {error.strerror or error}.",
-            remedy=f"{missing_path_remedy(path) if missing else ''} A relative path of a recipe is searched next to it and in the current directory; a hub "
+            remedy=f"{missing_path_remedy(path, _may_be_data) if missing else ''} A relative path of a recipe is searched next to it and in the current directory; a hub "
             "dataset is written namespace/name.".lstrip(),
         ) from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

@@ -1,4 +1,4 @@
-"""A real `orpo train` that is killed by SIGKILL at the start of a step, and a run as version 0.2.0 left it."""
+"""A real `orpo train` that is killed by SIGKILL at the start of a step, commands on its run, and a run as version 0.2.0 left it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from orpo_cli.rundir import RunDir
 from support.forked_command import ForkedCommand
+
+RESUME = ("--resume", "auto")
+READING = (  # commands that read a run
+    ("merge",),
+    ("export",),
+    ("eval",),
+    ("generate", "--prompt", "Hi"),
+    ("chat",),
+    ("push-to-hub", "me/x", "--dry-run"),
+)
+Orpo = Callable[..., Any]
 
 
 def kill_in_step(step: int, *arguments: object) -> None:
@@ -47,3 +59,14 @@ def make_run_of_version_0_2_0(rundir: RunDir) -> None:
     shutil.rmtree(rundir.logs, ignore_errors=True)
     for manifest in rundir.checkpoints.glob("*/manifest.json"):
         manifest.unlink()
+
+
+def attempts(rundir: RunDir) -> list[tuple[Any, ...]]:
+    """Number, reason of the end, first and last step of each attempt to train."""
+    return [
+        (each["number"], each["reason"], each["from_step"], each["to_step"]) for each in rundir.read_run()["attempts"]
+    ]
+
+
+def run_command(orpo_here: Orpo, command: tuple[str, ...], rundir: RunDir) -> Any:
+    return orpo_here(command[0], rundir.root, *command[1:])

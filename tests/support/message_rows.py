@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,13 @@ def data_error(folder: Path, rows: list[Any], **source: Any) -> DataError:
     with pytest.raises(DataError) as caught:
         prepared(folder, rows, **source)
     return caught.value
+
+
+def prepared_texts(data: PreparedData) -> list[tuple[str, str, str]]:
+    """The last message of the prompt, and both completions, of each pair to train on."""
+    return [
+        (json.loads(row["prompt_json"])[-1]["content"], row["chosen_text"], row["rejected_text"]) for row in data.train
+    ]
 
 
 def text_of(data: PreparedData, row: int = 0) -> str:

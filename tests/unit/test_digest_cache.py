@@ -12,7 +12,6 @@ from orpo_cli import digest_cache
 from orpo_cli.digest_cache import remembered_digest
 from orpo_cli.digests import file_sha256
 
-DAY = 86_400
 
 
 @pytest.fixture

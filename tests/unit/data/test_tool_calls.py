@@ -1,61 +1,43 @@
-"""Roles, keys and tool calls of messages under the names that public data uses."""
+"""Tools, tool calls and results of tools, in the forms that public data uses, and in the rendered text."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.data_tokenizers import byte_level
 from support.message_rows import (
-    ASK,
     BAD,
     CALL,
     CHOSEN,
     EXPECTED,
-    GOOD,
     REJECTED,
     SYSTEM_ROWS,
     USER,
-    WITH_SYSTEM,
-    data_error,
-    prepared,
     read_row,
 )
+from support.pair_rows import assistant, user
+from support.prepared_rows import prepare_dataset, write_source
 
-from orpo_cli.data.pair import Message
-from orpo_cli.data.roles import ROLES
+from orpo_cli.data.formats.detect import detect_format
+from orpo_cli.data.pair import Message, RowRejected
+from orpo_cli.data.table import expand_pair
 
-
-@pytest.mark.parametrize("role", ["developer", "Developer", " system "])
-def test_developer_is_system(role: str) -> None:
-    row = {"prompt": [{"role": role, "content": "Be brief."}, USER], "chosen": [CHOSEN], "rejected": [REJECTED]}
-    assert read_row(row) == WITH_SYSTEM
-
-
-@pytest.mark.parametrize("role", ["prompter", "human", "Human"])
-def test_names_of_the_user_are_read(role: str) -> None:
-    row = {"prompt": [{"role": role, "content": ASK}], "chosen": {"role": "ai", "content": GOOD}, "rejected": BAD}
-    assert read_row(row) == EXPECTED
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "description": "d", "parameters": {"type": "object", "properties": {}}},
+}
 
 
-@pytest.mark.parametrize("keys", [("role", "text"), ("from", "value"), ("role", "parts")])
-def test_names_of_keys_are_read(keys: tuple[str, str]) -> None:
-    def message(role: str, text: str) -> dict[str, Any]:
-        return {keys[0]: role, keys[1]: [{"text": text}] if keys[1] == "parts" else text}
-
-    row = {"prompt": [message("user", ASK)], "chosen": [message("model", GOOD)], "rejected": [message("model", BAD)]}
-    assert read_row(row) == EXPECTED
-
-
-def test_an_unknown_role_names_all_known_roles(tmp_path: Path) -> None:
-    rows = [{"prompt": [{"role": "wizard", "content": ASK}], "chosen": [CHOSEN], "rejected": [REJECTED]}]
-    found = data_error(tmp_path, rows)
-    assert "prompt[0] has the role 'wizard'" in found.message
-    assert all(f" {role}" in str(found.remedy) for role in ROLES)
-    assert "format:" not in str(found.remedy)
-    kept = prepared(tmp_path, [*rows, SYSTEM_ROWS["messages"]]).report.sources[0].lines()
-    assert any("Known roles: system, developer" in line and "tool_call" in line for line in kept)
+SHOWS_TOOLS = (
+    "{% for tool in tools or [] %}TOOL {{ tool.function.name }}\n{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}CALL {{ call.function.name }} {{ call.function.arguments | tojson }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def swift_row(*calls: Any) -> dict[str, Any]:
@@ -119,3 +101,43 @@ def test_tools_may_be_text_or_one_object(form: Any) -> None:
     tool = {"type": "function", "function": {"name": "weather", "parameters": {"properties": {}}}}
     row = {"prompt": [USER], "chosen": [CHOSEN], "rejected": [REJECTED], "tools": form(tool)}
     assert read_row(row).tools == (tool,)
+
+
+def test_tool_calls_are_rendered_by_the_template(tmp_path: Path) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    chosen = {"role": "assistant", "content": None, "tool_calls": [call]}
+    row = {"prompt": [user("Rain?")], "chosen": [chosen], "rejected": [assistant("No idea.")], "tools": [TOOL]}
+    dataset = {"train": {**write_source(tmp_path / "x.jsonl", [row, SYSTEM_ROWS["messages"]]), "format": "preference"}}
+    lengths = {"max_length": 400, "max_prompt_length": 300}
+    tokenizer = byte_level(["<s>", "</s>", "<|im_start|>", "<|im_end|>"], SHOWS_TOOLS)
+    data = prepare_dataset(dataset, tokenizer=tokenizer, **lengths)
+    pair = expand_pair(data.train[0])
+    prompt, full = (tokenizer.decode(pair[name]) for name in ("prompt_input_ids", "chosen_input_ids"))
+    assert prompt == "TOOL weather\n<|im_start|>user\nRain?<|im_end|>\n<|im_start|>assistant\n"
+    assert full == prompt + 'CALL weather {"city": "Oslo"}<|im_end|>'
+    assert data.report.kept == 2
+    without_tools = prepare_dataset(dataset, **lengths)  # the call would be lost
+    assert without_tools.report.dropped == {"template_error": 1}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ([{"function": {"arguments": {}}}], "without a name"),
+        ("weather()", "not a list"),
+        ([{"function": {"name": "weather", "arguments": "{city"}}], "not JSON"),
+    ],
+)
+def test_an_invalid_tool_call_names_the_reason(call: Any, message: str) -> None:
+    row = {"prompt": [USER], "chosen": [{"role": "assistant", "content": "", "tool_calls": call}], "rejected": BAD}
+    with pytest.raises(RowRejected, match=message):
+        detect_format([row], "preference").read(row, Counter())
+
+
+def test_sharegpt_function_calls_are_separate_turns() -> None:
+    row = {"conversations": [{"from": "human", "value": "Rain?"}], "tools": json.dumps([TOOL]),
+           "chosen": {"from": "function_call", "value": json.dumps({"name": "weather", "arguments": {"city": "Oslo"}})},
+           "rejected": {"from": "gpt", "value": "No idea."}}  # fmt: skip
+    pair = detect_format([row]).read(row, Counter())
+    assert pair.tools == (TOOL,)
+    assert pair.chosen[-1].tool_calls[0]["function"] == {"name": "weather", "arguments": {"city": "Oslo"}}  # type: ignore[union-attr]

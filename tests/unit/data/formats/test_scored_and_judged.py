@@ -1,0 +1,107 @@
+"""Pairs formed of scored, judged and labelled answers: which is chosen, and ties."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.message_rows import ASK, BAD, GOOD, SYSTEM_ROWS, prepared, prepared_texts
+from support.pair_rows import user
+
+from orpo_cli.data.formats.detect import detect_format
+from orpo_cli.errors import DataError
+
+
+def completions(*scores: Any) -> dict[str, Any]:
+    return {
+        "instruction": ASK,
+        "completions": [{"response": f"a{n}", "overall_score": score} for n, score in enumerate(scores)],
+    }
+
+
+def test_the_best_completion_is_paired_with_a_seeded_choice_of_worse_ones() -> None:
+    row = completions(3, 9, 9, 1, 5)
+    drawn = {detect_format([row], seed=seed).read(row, Counter()).rejected_text for seed in range(40)}
+    assert drawn == {"a0", "a3", "a4"}
+    again = {detect_format([row], seed=7).read(row, Counter()).rejected_text for _ in range(5)}
+    assert len(again) == 1
+    assert detect_format([row]).read(row, Counter()).chosen_text == "a1"
+
+
+def test_completions_with_equal_scores_are_a_tie(tmp_path: Path) -> None:
+    data = prepared(tmp_path, [completions(4, 4), completions(4, "N/A"), completions(1, 2)])
+    assert data.report.dropped == {"tie": 1, "malformed": 1}
+    assert prepared_texts(data) == [(ASK, "a1", "a0")]
+
+
+def test_consecutive_helpsteer_rows_with_the_same_prompt_form_a_pair(tmp_path: Path) -> None:
+    def row(prompt: str, response: str, helpfulness: int, correctness: int) -> dict[str, Any]:
+        return {"prompt": prompt, "response": response, "helpfulness": helpfulness, "correctness": correctness,
+                "coherence": 4, "complexity": 1, "verbosity": 2}  # fmt: skip
+
+    rows = [row("q1", "worse", 2, 4), row("q1", "better", 4, 1), row("q2", "same", 3, 3), row("q2", "again", 3, 3),
+            row("q3", "alone", 1, 1), row("q4", "right", 3, 4), row("q4", "wrong", 3, 2)]  # fmt: skip
+    data = prepared(tmp_path, rows)
+    assert prepared_texts(data) == [("q1", "better", "worse"), ("q4", "right", "wrong")]
+    assert data.report.dropped == {"tie": 2, "unpaired": 1}
+    assert data.report.rows_read == 7
+    assert data.report.sources[0].notes["rows_gathered"] == 4
+
+
+def test_a_good_and_a_bad_completion_of_one_prompt_form_a_pair_at_any_distance(tmp_path: Path) -> None:
+    def row(prompt: Any, completion: str, label: Any) -> dict[str, Any]:
+        return {"prompt": prompt, "completion": completion, "label": label}
+
+    rows = [row("q1", "good", True), row("q2", "bad", False), row("q3", "alone", True), row("q1", "bad", False),
+            row([user("q2")], "fine", True), row("q2", "fine", 1), row("q1", "other", "maybe")]  # fmt: skip
+    data = prepared(tmp_path, rows)
+    assert data.report.sources[0].format == "kto"
+    assert prepared_texts(data) == [("q1", "good", "bad"), ("q2", "fine", "bad")]
+    assert data.report.dropped == {"unpaired": 2, "malformed": 1}
+    assert data.train["row"][:] == ["x.jsonl:1+4", "x.jsonl:2+6"]
+
+
+def test_a_tie_is_counted_and_an_ambiguous_label_is_an_error(tmp_path: Path) -> None:
+    def row(label: Any) -> dict[str, Any]:
+        return {"prompt": ASK, "response_1": GOOD, "response_2": BAD, "label": label}
+
+    data = prepared(tmp_path, [row(1), row("tie"), row(2)])
+    assert prepared_texts(data) == [(ASK, GOOD, BAD), (ASK, BAD, GOOD)]
+    assert data.report.dropped == {"tie": 1}
+    with pytest.raises(DataError, match="label is 0") as caught:
+        prepared(tmp_path, [row(0), row(1)])
+    assert "first, second or tie" in str(caught.value.remedy)
+    mapped = prepared(tmp_path, [row(0), row(1)], labels={"0": "first", "1": "second"})
+    assert prepared_texts(mapped) == [(ASK, GOOD, BAD), (ASK, BAD, GOOD)]
+    openai = SYSTEM_ROWS["OpenAI"]
+    with pytest.raises(DataError, match="labels would do nothing"):
+        prepared(tmp_path, [openai], labels={"0": "first"})
+
+
+def test_columns_can_name_nested_fields(tmp_path: Path) -> None:
+    row = {"q": {"text": ASK}, "answers": [{"text": BAD}, {"text": GOOD}], "who": {"won": "R"}}
+    columns = {
+        "instruction": "q.text",
+        "response_1": "answers.0.text",
+        "response_2": "answers.1.text",
+        "label": "who.won",
+    }
+    data = prepared(tmp_path, [row], columns=columns, labels={"R": "second"})
+    assert prepared_texts(data) == [(ASK, GOOD, BAD)]
+    with pytest.raises(DataError, match=r"no answers\.2\.text"):
+        prepared(tmp_path, [row], columns={**columns, "response_1": "answers.2.text"})
+
+
+def test_min_score_margin_drops_pairs(tmp_path: Path) -> None:
+    rows = [{"prompt": [user(f"{better}?")], "chosen": GOOD, "rejected": BAD, "score_chosen": better, "score_rejected": 5}
+            for better in (5.5, 7, 4)]  # fmt: skip
+    rows.append({"prompt": [user(ASK)], "chosen": GOOD, "rejected": BAD})
+    rows += [
+        {**rows[1], "prompt": [user(f"{score}?")], "score_chosen": score} for score in (float("nan"), 10**400, "N/A")
+    ]
+    assert prepared(tmp_path, rows).report.kept == 7
+    report = prepared(tmp_path, rows, min_score_margin=1.0).report
+    assert report.kept == 1
+    assert report.dropped == {"score_margin": 2, "no_score": 4}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 from safetensors.torch import load_file, save_file
+from support.json_lines import write_json_lines
 from support.tiny import save_tiny_model
 from support.tiny_eval_run import make_eval_run
 from typer.testing import CliRunner, Result
@@ -34,11 +35,6 @@ def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return make_eval_run(tmp_path_factory.mktemp("run"))
@@ -49,7 +45,7 @@ def measured(run: RunDir, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """The documents of two tasks of a run, by task."""
     folder, documents = tmp_path_factory.mktemp("questions"), {}
     for task, rows in (("alpaca_eval", ALPACA), ("mt_bench", MT_BENCH)):
-        data = write_lines(folder / f"{task}.jsonl", rows)
+        data = write_json_lines(folder / f"{task}.jsonl", rows)
         done = invoke(run.root, "--task", task, "--data", data, "--max-new-tokens", 8, "--json")
         assert done.exit_code == 0, done.exception
         documents[task] = json.loads(done.stdout)
@@ -106,7 +102,7 @@ def test_mt_bench_has_two_turns_with_the_temperature_of_the_category(run: RunDir
 
 def test_a_repetition_uses_the_answers_that_it_has(run: RunDir, measured: dict[str, Any], tmp_path: Path) -> None:
     before = (run.benchmarks / "alpaca_eval" / "tuned.json").read_bytes()
-    data = write_lines(tmp_path / "alpaca.jsonl", ALPACA)
+    data = write_json_lines(tmp_path / "alpaca.jsonl", ALPACA)
     done = invoke(run.root, "--task", "alpaca_eval", "--data", data, "--max-new-tokens", 8)
     assert done.exit_code == 0
     assert " ".join(done.stderr.split()).count("is complete, with the same settings: nothing is generated again") == 2
@@ -154,7 +150,7 @@ def moved_answers(run: RunDir) -> set[str]:
 @pytest.mark.parametrize("full", [False, True])
 def test_after_further_training_only_the_tuned_model_answers_again(full: bool, tmp_path: Path) -> None:
     run = make_eval_run(tmp_path / "run", full=full)
-    data = write_lines(tmp_path / "mt_bench.jsonl", MT_BENCH)
+    data = write_json_lines(tmp_path / "mt_bench.jsonl", MT_BENCH)
     arguments = (run.root, "--task", "mt_bench", "--data", data, "--max-new-tokens", 8, "--json")
     before = json.loads(invoke(*arguments).stdout)
     base_files = {path: path.stat().st_mtime_ns for path in run.benchmarks.rglob("answers/base-*.jsonl")}
@@ -176,7 +172,7 @@ def test_after_further_training_only_the_tuned_model_answers_again(full: bool, t
 
 def test_another_base_answers_again(tmp_path: Path) -> None:
     run = make_eval_run(tmp_path / "run")
-    data = write_lines(tmp_path / "alpaca.jsonl", ALPACA)
+    data = write_json_lines(tmp_path / "alpaca.jsonl", ALPACA)
     arguments = (run.root, "--task", "alpaca_eval", "--data", data, "--max-new-tokens", 8)
     assert invoke(*arguments).exit_code == 0
     weights = tmp_path / "run" / "base" / "model.safetensors"
@@ -190,7 +186,7 @@ def test_another_base_answers_again(tmp_path: Path) -> None:
 
 def test_the_base_answers_again_beside_a_tuned_model_in_another_environment(tmp_path: Path) -> None:
     run = make_eval_run(tmp_path / "run")
-    data = write_lines(tmp_path / "alpaca.jsonl", ALPACA)
+    data = write_json_lines(tmp_path / "alpaca.jsonl", ALPACA)
     arguments = (run.root, "--task", "alpaca_eval", "--data", data, "--max-new-tokens", 8)
     assert invoke(*arguments).exit_code == 0
     (settings,) = run.benchmarks.rglob("answers/base-*.settings.json")
@@ -207,7 +203,7 @@ def test_the_base_answers_again_beside_a_tuned_model_in_another_environment(tmp_
 
 
 def test_the_terminal_shows_figures_and_the_command_of_the_judge(run: RunDir, tmp_path: Path) -> None:
-    data = write_lines(tmp_path / "alpaca.jsonl", ALPACA)
+    data = write_json_lines(tmp_path / "alpaca.jsonl", ALPACA)
     done = invoke(run.root, "--task", "alpaca_eval", "--data", data, "--max-new-tokens", 8)
     assert "AlpacaEval" in done.stdout
     assert "questions: 2 of 2, alpaca.jsonl" in done.stdout
@@ -218,7 +214,7 @@ def test_the_terminal_shows_figures_and_the_command_of_the_judge(run: RunDir, tm
 
 def test_a_model_needs_a_folder_for_its_results(tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "model")
-    data = write_lines(tmp_path / "alpaca.jsonl", ALPACA)
+    data = write_json_lines(tmp_path / "alpaca.jsonl", ALPACA)
     arguments = (model, "--task", "alpaca_eval", "--data", data, "--max-new-tokens", 4)
     error = invoke(*arguments).exception
     assert isinstance(error, UsageError)

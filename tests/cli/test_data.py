@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.json_lines import write_json_lines
 from support.tiny import pairs, write_recipe
 
 Orpo = Callable[..., Any]
@@ -36,7 +37,7 @@ def test_the_summary_has_counts_lengths_and_steps(tmp_path: Path, orpo_here: Orp
 def test_the_last_lines_repeat_what_was_dropped(tmp_path: Path, orpo_here: Orpo) -> None:
     recipe = write_recipe(tmp_path)
     rows = [*pairs(10), pairs(1)[0], {**pairs(1)[0], "chosen": ""}]
-    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(tmp_path / "x.jsonl", rows)
     done = orpo_here("data", recipe, "--set", "dataset.train.path=x.jsonl", "--set", "dataset.eval=null")
     assert done.returncode == 0, done.stderr
     dropped, steps = done.stdout.splitlines()[-2:]
@@ -48,7 +49,7 @@ def test_the_last_lines_repeat_what_was_dropped(tmp_path: Path, orpo_here: Orpo)
 
 def test_few_held_out_pairs_are_noted(tmp_path: Path, orpo_here: Orpo) -> None:
     recipe = write_recipe(tmp_path)
-    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs(50)))
+    write_json_lines(tmp_path / "x.jsonl", pairs(50))
     for held_out, noted in ((3, True), (20, False)):
         settings = ("dataset.train.path=x.jsonl", f"dataset.eval={{test_size: {held_out}}}")
         done = orpo_here("data", recipe, *(word for each in settings for word in ("--set", each)))
@@ -58,7 +59,7 @@ def test_few_held_out_pairs_are_noted(tmp_path: Path, orpo_here: Orpo) -> None:
 
 def test_a_handful_of_pairs_has_no_histogram(tmp_path: Path, orpo_here: Orpo) -> None:
     recipe = write_recipe(tmp_path)
-    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs(50)))
+    write_json_lines(tmp_path / "x.jsonl", pairs(50))
     for held_out, histograms in ((5, 1), (10, 2)):
         settings = ("dataset.train.path=x.jsonl", f"dataset.eval={{test_size: {held_out}}}")
         done = orpo_here("data", recipe, *(word for each in settings for word in ("--set", each)))
@@ -91,7 +92,7 @@ def test_a_pair_is_found_by_number_and_by_row_name(tmp_path: Path, orpo_here: Or
 def test_shown_pairs_come_without_the_statistics(tmp_path: Path, orpo_here: Orpo) -> None:
     recipe = write_recipe(tmp_path)
     rows = [*pairs(9), pairs(1)[0]]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(tmp_path / "train.jsonl", rows)
     done = orpo_here("data", recipe, "--show", "2")
     assert done.returncode == 0, done.stderr
     first, *shown, last = done.stdout.splitlines()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.json_lines import write_json_lines
 from support.tiny import pairs, write_recipe
 
 Orpo = Callable[..., Any]
@@ -17,7 +18,7 @@ Orpo = Callable[..., Any]
 
 def write_long_prompts(folder: Path) -> tuple[str, str]:
     rows = [{"prompt": f"{n} " + "word " * 5000, "chosen": " yes", "rejected": " no"} for n in range(3)]
-    (folder / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(folder / "x.jsonl", rows)
     return "x.jsonl", "x.jsonl:1"
 
 

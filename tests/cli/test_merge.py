@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.json_lines import write_json_lines
 from support.tiny_run import FOUR_BIT, make_base, make_run, saved_logits, unmerged_logits
 
 from orpo_cli.planning.plan import DatasetPlan
@@ -123,7 +124,7 @@ def test_adapters_are_added_by_weight_and_wrong_options_exit_2(run, tmp_path, ba
 
 def test_a_quantized_run_can_merge_into_the_original_base_and_reports_the_difference(tmp_path, base, run_merge):
     rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": f"No {n}."} for n in range(6)]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(tmp_path / "pairs.jsonl", rows)
     source = [Source(path=str(tmp_path / "pairs.jsonl"))]
     dataset = DatasetPlan(train=source, eval=source, max_prompt_length=64)
     run = make_run(tmp_path / "run", base, quantization=FOUR_BIT, dataset=dataset)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.recorded_runs import write_lines, write_recorded_run
+from support.json_lines import write_json_lines
+from support.recorded_runs import write_recorded_run
 
 Orpo = Callable[..., Any]
 
@@ -165,11 +166,11 @@ def test_another_split_of_the_same_data_is_not_comparable(runs: Path, orpo_here:
         document = json.loads((runs / name / "run.json").read_text())
         document["fingerprints"] = {"data": {"eval": {"pairs": 2, "digest": digest}}}
         (runs / name / "run.json").write_text(json.dumps(document))
-        write_lines(
+        write_json_lines(
             runs / name / "eval_scores.jsonl", [{"step": 20, "pairs": rows, "chosen": [1, 1], "rejected": [0, 0]}]
         )
     assert "cannot be compared" not in orpo_here("runs").stderr  # the same rows with other tokens
-    write_lines(
+    write_json_lines(
         runs / "unfinished" / "eval_scores.jsonl",
         [{"step": 20, "pairs": ["x:1", "x:3"], "chosen": [1, 1], "rejected": [0, 0]}],
     )

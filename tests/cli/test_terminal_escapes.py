@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from rich.table import Table
 from rich.text import Text
+from support.json_lines import write_json_lines
 from support.tiny import pairs, write_recipe
 
 from orpo_cli.control_characters import escape_controls, one_line
@@ -110,7 +111,7 @@ def write_hostile_recipe(folder: Path) -> Path:
     ]
     rows[3]["good"] = rows[3]["bad"]  # a dropped row is named
     data.mkdir()
-    (data / "a\nb.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(data / "a\nb.jsonl", rows)
     values = {
         "name": f"{NAME}\nforged",
         "output_dir": str(folder / name),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.architectures import build
+from support.json_lines import write_json_lines
 from support.steps import BETA, assert_gradients_equal, gradients, packed_step, random_pairs, related_pairs
 from support.tiny import pairs, tiny_llama, tiny_tokenizer
 from torch.nn.functional import log_softmax
@@ -145,7 +146,7 @@ def run(folder: Path, fast_path: str, weights: list[Any] | None, **training: Any
     for row, weight in zip(rows, weights or [], strict=False):
         row["importance"] = weight
     for name, part in (("train", rows[:COUNT]), ("eval", rows[COUNT:])):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+        write_json_lines(folder / f"{name}.jsonl", part)
     columns = {"columns": {"weight": "importance"}} if weights else {}
     recipe = {
         "model": {"model_name_or_path": "unused/unused"},

@@ -34,6 +34,7 @@ from orpo_cli.training.metrics_log import MetricsCallback
 from orpo_cli.training.packed_trainer import PackedTrainer
 from orpo_cli.training.trained_totals import TrainedTotals
 from orpo_cli.training.whole_state import whole_tensor
+from support.json_lines import write_json_lines
 from support.tiny import pairs, save_tiny_model, tiny_llama, tiny_tokenizer
 
 PAIRS_PER_STEP = 8
@@ -197,7 +198,7 @@ def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES
 def write_weighted_pairs(path: Path, count: int, start: int = 0) -> Path:
     """Write ``pairs`` with a column of weights, which only the cases with ``weights`` read."""
     rows = [{**pair, "importance": 0.5 + 1.5 * (number % 4)} for number, pair in enumerate(pairs(count, start))]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(path, rows)
     return path
 
 

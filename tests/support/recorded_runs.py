@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from support.json_lines import write_json_lines
+
 PAIRS = 64
 VALUES: dict[str, tuple[Any, str]] = {  # value and origin, by dotted key
     "name": ("recipe", "default"),
@@ -95,7 +97,7 @@ def write_recorded_run(
             lines.append(eval_line(10 * index, accuracy, versioned=versioned))
     if versioned and status != "running":
         lines.append(event_line("end", steps, reason=status))
-    write_lines(root / "metrics.jsonl", lines)
+    write_json_lines(root / "metrics.jsonl", lines)
     (root / "data_report.json").write_text(
         json.dumps(
             {
@@ -116,8 +118,3 @@ def write_recorded_run(
     }  # fmt: skip
     (root / "run.json").write_text(json.dumps(document, indent=2))
     return root
-
-
-def write_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write a JSON Lines file."""
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from support.json_lines import write_json_lines
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -81,7 +82,7 @@ def pairs(count: int, start: int = 0) -> list[dict[str, object]]:
 
 def write_pairs(path: Path, count: int, start: int = 0) -> Path:
     """Write ``pairs`` to a jsonl file."""
-    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs(count, start)))
+    write_json_lines(path, pairs(count, start))
     return path
 
 

@@ -5,7 +5,6 @@ The adapter is a real PEFT adapter whose matrices are random instead of trained,
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from orpo_cli.recipe.schema import HubSection, LoraSection, Source
 from orpo_cli.run_attempts import FINISHED
 from orpo_cli.rundir import RecipeTexts, RunDir
 from support.forks import start_fork
+from support.json_lines import write_json_lines
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -140,7 +140,7 @@ def write_records(rundir: RunDir) -> None:
         {"loss": 1.5, "nll_loss": 1.4, "rewards/accuracies": 0.75, "rewards/margins": 0.05, "step": 2},
         {"eval_loss": 1.6, "eval_rewards/accuracies": 0.875, "eval_rewards/margins": 0.0625, "step": 2},
     ]
-    rundir.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_json_lines(rundir.metrics, lines)
 
 
 def unmerged_logits(rundir: RunDir, *, adapter: Path | None = None) -> torch.Tensor:

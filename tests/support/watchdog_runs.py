@@ -24,6 +24,7 @@ import yaml
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
 from orpo_cli.workflows.train import train_recipe
+from support.json_lines import write_json_lines
 from support.tiny import save_tiny_model, write_pairs
 
 RECORDED = Path(__file__).parents[1] / "unit" / "watchdogs" / "recorded"
@@ -170,7 +171,7 @@ def write_length_bias(folder: Path) -> Values:
 
     for name, count, swapped in (("train", 160, 0.0), ("heldout", 100, 0.4)):
         rows = [pair(number < swapped * count) for number in range(count)]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_json_lines(folder / f"{name}.jsonl", rows)
     return {
         "dataset": {
             name: {"path": path, "format": "text"}

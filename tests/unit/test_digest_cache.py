@@ -13,7 +13,6 @@ from orpo_cli.digest_cache import remembered_digest
 from orpo_cli.digests import file_sha256
 
 
-
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "cache"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from support.json_lines import write_json_lines
 from support.loopback_hub import LoopbackHub, account
 from support.push_cli import REPO, make_gated_run, pushed_adapter_config
 from support.tiny import pairs
@@ -39,7 +40,7 @@ def check(hub: LoopbackHub, orpo_here: Callable[..., Any], monkeypatch: pytest.M
 
 @pytest.fixture
 def recipe(tmp_path: Path, base: Path) -> Path:
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs(4)))
+    write_json_lines(tmp_path / "train.jsonl", pairs(4))
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"model: {{model_name_or_path: {base}}}\nlora: {{r: 2}}\ndataset: {{train: {{path: train.jsonl}}}}\n"

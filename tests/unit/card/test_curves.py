@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from support.card_run import make_card_run
+from support.json_lines import write_json_lines
 
 from orpo_cli.card.curves import render_curves
 from orpo_cli.card.model_card import write_card
@@ -23,7 +23,7 @@ def log(run: RunDir, steps: int) -> None:
     lines = [
         {"step": step, "loss": 3 / step, "rewards/accuracies": 0.5, "eval_loss": 2.0} for step in range(1, steps + 1)
     ]
-    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_json_lines(run.metrics, lines)
 
 
 def test_curves_are_an_svg_image_that_the_card_shows(run):

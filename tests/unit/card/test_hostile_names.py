@@ -13,6 +13,7 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from support.card_run import HUB_MODEL, REPORT, make_card_run
+from support.json_lines import write_json_lines
 
 from orpo_cli.card.base_license import BaseLicense
 from orpo_cli.card.curves import render_curves
@@ -111,7 +112,7 @@ def test_a_name_stays_a_name(tmp_path: Path, kind: str, parts: Any) -> None:
 def test_a_name_in_the_metrics_is_not_in_the_curves(tmp_path: Path) -> None:
     run = make_card_run(tmp_path / "run", name="</text><script>")
     lines = [{"step": step, "loss": 1.0, "</text><script>": 1.0} for step in range(5)]
-    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_json_lines(run.metrics, lines)
     image = str(render_curves(run))
     ElementTree.fromstring(image)
     assert "script" not in image

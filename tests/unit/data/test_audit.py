@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.data_tokenizers import NAMES, tokenizer_of
+from support.json_lines import write_json_lines
 
 from orpo_cli.data.audit import BINS, _bin_edges, audit, length_bias, truncation
 from orpo_cli.data.pair_encoder import PairEncoder
@@ -21,7 +21,7 @@ from orpo_cli.recipe.schema import DatasetSection
 
 
 def parts_of(tmp_path: Path, rows: list[Any], max_length: int = 60, max_prompt_length: int = 40) -> PairTables:
-    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(tmp_path / "x.jsonl", rows)
     section = DatasetSection.model_validate({"train": {"path": str(tmp_path / "x.jsonl")}})
     return prepare_tables(
         section, tokenizer_of("chatml"), max_length=max_length, max_prompt_length=max_prompt_length, note=lambda _: None

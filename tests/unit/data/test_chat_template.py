@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.data_tokenizers import NAMES, tokenizer_of
+from support.json_lines import write_json_lines
 
 from orpo_cli.data.chat_template import ChatTemplateRenderer
 from orpo_cli.data.pair import Message, Pair
@@ -132,7 +133,7 @@ def test_a_built_in_template_refuses_a_message_that_it_has_no_place_for(
         {"prompt": messages, "chosen": [{**ANSWER, "content": "good"}], "rejected": [{**ANSWER, "content": "bad"}]}
         for messages in (HISTORIES[history], [SYSTEM, USER])
     ]
-    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(tmp_path / "x.jsonl", rows)
     section = DatasetSection.model_validate({"train": {"path": str(tmp_path / "x.jsonl")}})
     tokenizer = tokenizer_of(name)
     data = prepare(section, tokenizer, max_length=400, max_prompt_length=300, note=lambda _: None)

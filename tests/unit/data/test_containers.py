@@ -12,6 +12,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from pyarrow import feather, parquet
 from support.data_tokenizers import byte_level
+from support.json_lines import write_json_lines
 
 from orpo_cli.data.prepare import prepare
 from orpo_cli.recipe.schema import DatasetSection
@@ -60,7 +61,7 @@ def save(kind: str, folder: Path) -> Path:
     path = folder / f"rows.{kind.partition('-')[0]}"
     texts = [{name: value if name == "system" else json.dumps(value) for name, value in row.items()} for row in ROWS]
     if kind == "jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+        write_json_lines(path, ROWS)
     elif kind in ("csv", "tsv"):
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, texts[0], delimiter="," if kind == "csv" else "\t")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.data_tokenizers import tokenizer_of
+from support.prepared_rows import write_source
 from support.tiny import pairs
 
 from orpo_cli.data.prepare import PreparedData, prepare
@@ -27,12 +28,6 @@ def run(dataset: dict[str, Any], pairs_needed: int | None = None) -> PreparedDat
     )
 
 
-def write(path: Path, rows: list[Any]) -> dict[str, Any]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {"path": str(path)}
-
-
 def ask(prompt: str, chosen: str = "yes", rejected: str = "no") -> dict[str, Any]:
     return {"prompt": [{"role": "user", "content": prompt}], "chosen": chosen, "rejected": rejected}
 
@@ -42,8 +37,8 @@ def names(data: Any) -> list[str]:
 
 
 def test_duplicates_are_dropped_across_sources(tmp_path: Path) -> None:
-    first = write(tmp_path / "a.jsonl", [ask("one"), ask("two"), ask("one")])
-    second = write(tmp_path / "b.jsonl", [ask("two"), ask("three"), ask("one", chosen="sure")])
+    first = write_source(tmp_path / "a.jsonl", [ask("one"), ask("two"), ask("one")])
+    second = write_source(tmp_path / "b.jsonl", [ask("two"), ask("three"), ask("one", chosen="sure")])
     report = run({"train": [first, second]}).report
     assert [(source.kept, dict(source.dropped)) for source in report.sources] == [
         (2, {"duplicate": 1}),
@@ -56,7 +51,7 @@ def test_duplicates_are_dropped_across_sources(tmp_path: Path) -> None:
 
 
 def test_duplicate_prompts_are_dropped_by_an_option(tmp_path: Path) -> None:
-    source = write(tmp_path / "a.jsonl", [ask("One  more?"), ask("one more?", chosen="sure"), ask("two")])
+    source = write_source(tmp_path / "a.jsonl", [ask("One  more?"), ask("one more?", chosen="sure"), ask("two")])
     assert run({"train": source}).report.kept == 3
     report = run({"train": source, "rules": {"duplicate_prompt": True}}).report
     assert report.dropped == {"duplicate_prompt": 1}
@@ -65,7 +60,7 @@ def test_duplicate_prompts_are_dropped_by_an_option(tmp_path: Path) -> None:
 
 def test_rules_are_switched_off_by_name(tmp_path: Path) -> None:
     rows = [ask("one", chosen=""), ask("two", rejected=" "), ask("three", chosen="no"), ask("four")]
-    source = write(tmp_path / "a.jsonl", rows)
+    source = write_source(tmp_path / "a.jsonl", rows)
     assert run({"train": source}).report.dropped == {"empty_chosen": 1, "empty_rejected": 1, "identical": 1}
     for rule in ("empty_chosen", "empty_rejected", "identical"):
         report = run({"train": source, "rules": {rule: False}}).report
@@ -74,15 +69,15 @@ def test_rules_are_switched_off_by_name(tmp_path: Path) -> None:
 
 
 def test_leaked_prompts_are_reported_and_dropped_by_an_option(tmp_path: Path) -> None:
-    train = write(tmp_path / "train.jsonl", [ask("one"), ask("TWO ", chosen="sure"), ask("three")])
-    dataset = {"train": train, "eval": write(tmp_path / "eval.jsonl", [ask("two"), ask("four")])}
+    train = write_source(tmp_path / "train.jsonl", [ask("one"), ask("TWO ", chosen="sure"), ask("three")])
+    dataset = {"train": train, "eval": write_source(tmp_path / "eval.jsonl", [ask("two"), ask("four")])}
     leaking = run(dataset)
     assert len(leaking.train) == 3
     assert leaking.report.leaked == {"pairs": 1, "examples": ["train.jsonl:2"], "left_out": False}
     assert any(
         "leakage: the prompts of 1 train pairs occur in eval: train.jsonl:2" in line for line in leaking.report.lines()
     )
-    no_leak = run({**dataset, "eval": write(tmp_path / "other.jsonl", [ask("five")])}).report
+    no_leak = run({**dataset, "eval": write_source(tmp_path / "other.jsonl", [ask("five")])}).report
     assert "no leakage: no eval prompt occurs in train" in no_leak.lines()
     without_leaked = run({**dataset, "rules": {"leaked": True}})
     assert names(without_leaked.train) == ["train.jsonl:1", "train.jsonl:3"]
@@ -94,7 +89,7 @@ def test_leaked_prompts_are_reported_and_dropped_by_an_option(tmp_path: Path) ->
 
 def test_leakage_of_a_split_is_reported(tmp_path: Path) -> None:
     rows = [ask(f"q{n // 2}", chosen=f"yes {n}") for n in range(40)]
-    dataset = {"train": write(tmp_path / "x.jsonl", rows), "eval": {"test_size": 10}}
+    dataset = {"train": write_source(tmp_path / "x.jsonl", rows), "eval": {"test_size": 10}}
     prepared = run(dataset)
     prompts = [
         [json.loads(row["prompt_json"])[0]["content"] for row in part] for part in (prepared.train, prepared.eval)
@@ -105,9 +100,9 @@ def test_leakage_of_a_split_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_weight_repeats_pairs(tmp_path: Path) -> None:
-    half = {**write(tmp_path / "a.jsonl", pairs(40)), "weight": 0.5}
-    twice = {**write(tmp_path / "b.jsonl", [ask(f"q{n}") for n in range(10)]), "weight": 2.3}
-    once = write(tmp_path / "c.jsonl", [ask(f"r{n}") for n in range(5)])
+    half = {**write_source(tmp_path / "a.jsonl", pairs(40)), "weight": 0.5}
+    twice = {**write_source(tmp_path / "b.jsonl", [ask(f"q{n}") for n in range(10)]), "weight": 2.3}
+    once = write_source(tmp_path / "c.jsonl", [ask(f"r{n}") for n in range(5)])
     prepared = run({"train": [half, twice, once]})
     counts = {name: names(prepared.train).count(name) for name in names(prepared.train)}
     assert sum(name.startswith("a.") for name in counts) == 20
@@ -121,7 +116,7 @@ def test_a_weight_repeats_pairs(tmp_path: Path) -> None:
 
 
 def test_the_split_comes_before_the_weights(tmp_path: Path) -> None:
-    train = {**write(tmp_path / "a.jsonl", [ask(f"q{n}") for n in range(20)]), "weight": 3}
+    train = {**write_source(tmp_path / "a.jsonl", [ask(f"q{n}") for n in range(20)]), "weight": 3}
     prepared = run({"train": train, "eval": {"test_size": 5}})
     assert prepared.eval is not None
     assert len(prepared.eval) == 5
@@ -146,7 +141,7 @@ def test_a_stream_is_read_until_training_has_enough_pairs(tmp_path: Path) -> Non
 def test_streams_give_pairs_by_weight(tmp_path: Path) -> None:
     sources = [
         {
-            **write(tmp_path / f"{name}.jsonl", [ask(f"{name}{n}") for n in range(4000)]),
+            **write_source(tmp_path / f"{name}.jsonl", [ask(f"{name}{n}") for n in range(4000)]),
             "streaming": True,
             "weight": weight,
         }
@@ -159,7 +154,8 @@ def test_streams_give_pairs_by_weight(tmp_path: Path) -> None:
 
 def test_a_pattern_matches_files_in_sorted_order(tmp_path: Path) -> None:
     for name in ("b/2.jsonl", "a/1.jsonl"):
-        write(tmp_path / name, [ask(name)])
+        (tmp_path / name).parent.mkdir()
+        write_source(tmp_path / name, [ask(name)])
     (tmp_path / "a" / "notes.txt").write_text("no data")
     prepared = run({"train": {"path": str(tmp_path / "**" / "*")}})
     assert names(prepared.train) == ["a/1.jsonl:1", "b/2.jsonl:1"]
@@ -212,9 +208,9 @@ def test_zstd_files_are_read_and_damage_is_an_error(tmp_path: Path) -> None:
 
 
 def test_weights_apply_to_train_sources_only(tmp_path: Path) -> None:
-    once = write(tmp_path / "a.jsonl", [ask(f"q{n}") for n in range(6)])
-    twice = {**write(tmp_path / "b.jsonl", [ask(f"r{n}") for n in range(4)]), "weight": 2}
-    held = [write(tmp_path / f"{name}.jsonl", [ask(f"{name}{n}") for n in range(2)]) for name in ("e", "f", "g")]
+    once = write_source(tmp_path / "a.jsonl", [ask(f"q{n}") for n in range(6)])
+    twice = {**write_source(tmp_path / "b.jsonl", [ask(f"r{n}") for n in range(4)]), "weight": 2}
+    held = [write_source(tmp_path / f"{name}.jsonl", [ask(f"{name}{n}") for n in range(2)]) for name in ("e", "f", "g")]
     prepared = run({"train": [once, twice], "eval": held})
     assert names(prepared.train) == [f"a.jsonl:{n}" for n in range(1, 7)] + [
         f"b.jsonl:{n}" for n in range(1, 5) for _ in range(2)
@@ -223,9 +219,9 @@ def test_weights_apply_to_train_sources_only(tmp_path: Path) -> None:
 
 
 def test_leaked_prompts_are_dropped_from_every_source(tmp_path: Path) -> None:
-    first = write(tmp_path / "a.jsonl", [ask("one"), ask("two"), ask("three")])
-    second = write(tmp_path / "b.jsonl", [ask("four"), ask("five"), ask("two", chosen="sure")])
-    held = write(tmp_path / "e.jsonl", [ask("two"), ask("five")])
+    first = write_source(tmp_path / "a.jsonl", [ask("one"), ask("two"), ask("three")])
+    second = write_source(tmp_path / "b.jsonl", [ask("four"), ask("five"), ask("two", chosen="sure")])
+    held = write_source(tmp_path / "e.jsonl", [ask("two"), ask("five")])
     report = run({"train": [first, second], "eval": held, "rules": {"leaked": True}}).report
     assert [(source.kept, dict(source.dropped)) for source in report.sources] == [
         (2, {"leaked": 1}),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.data_tokenizers import tokenizer_of
+from support.json_lines import write_json_lines
 from support.prepared_rows import prepare_rows
 
 from orpo_cli.data.prepare import PreparedData, prepare
@@ -117,7 +118,7 @@ def test_weights_survive_filters_splits_and_source_weights(tmp_path: Path) -> No
 
 def test_sources_with_and_without_weights_are_mixed(tmp_path: Path) -> None:
     one, two = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    one.write_text("".join(json.dumps(row) + "\n" for row in rows(4.0, 5.0)))
+    write_json_lines(one, rows(4.0, 5.0))
     two.write_text("".join(json.dumps({**row, "prompt": "Other?"}) + "\n" for row in rows(9.0, 9.0)))
     dataset = {"train": [{"path": str(one), "columns": {"weight": "confidence"}}, {"path": str(two)}]}
     section = DatasetSection.model_validate(dataset)

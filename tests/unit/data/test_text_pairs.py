@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.data_tokenizers import NAMES, byte_level, tokenizer_of
+from support.json_lines import write_json_lines
 from support.tiny import pairs
 from transformers import PreTrainedTokenizerFast
 
@@ -40,7 +41,7 @@ def base_tokenizer() -> PreTrainedTokenizerFast:
 def read(
     folder: Path, rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerFast | None = None, **source: Any
 ) -> PreparedData:
-    (folder / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(folder / "x.jsonl", rows)
     section = DatasetSection.model_validate({"train": {"path": str(folder / "x.jsonl"), **source}})
     tokenizer = tokenizer or tokenizer_of("chatml")
     return prepare(section, tokenizer, max_length=400, max_prompt_length=300, note=lambda _: None)

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from support.json_lines import write_json_lines
 from support.tiny import pairs, tiny_tokenizer
 from support.tiny_eval_run import HELD_OUT, make_eval_run, open_target_quietly
 from support.tiny_run import byte_tokenizer
@@ -48,7 +49,7 @@ def collected(
 
 
 def write_rows(path: Path, *rows: object) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(path, rows)
     return path
 
 
@@ -108,7 +109,7 @@ def test_a_text_file_has_one_prompt_per_line(target: EvalTarget, tmp_path: Path)
 
 def test_prompts_of_preference_data_are_used(target: EvalTarget, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs(4, start=70)))
+    write_json_lines(path, pairs(4, start=70))
     prompts = collected(target, "First?", file=path, count=2)
     assert [prompt.text for prompt in prompts[1:]] == [pair["prompt"][-1]["content"] for pair in pairs(2, start=70)]  # type: ignore[index]
     assert prompts[0].text == "First?"

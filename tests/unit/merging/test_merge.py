@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.json_lines import write_json_lines
 from support.tiny_run import EIGHT_BIT, FOUR_BIT, leftovers, make_run, saved_logits, unmerged_logits
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
@@ -116,7 +117,7 @@ def test_the_merged_folder_has_all_end_tokens_and_the_chat_template(run):
 
 def test_prompts_of_the_run_are_compared_if_their_file_exists(tmp_path, base):
     rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(6)]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(tmp_path / "pairs.jsonl", rows)
     dataset = DatasetPlan(train=[Source(path=str(tmp_path / "pairs.jsonl"))], max_prompt_length=64)
     record = merge(MergeRequest(make_run(tmp_path / "run", base, dataset=dataset).root)).record
     assert record.prompts == {"built_in": 8, "from_run": 4}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import cProfile
-import json
 import threading
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from jinja2.sandbox import SecurityError
 from support.forks import start_fork, wait
+from support.json_lines import write_json_lines
 from support.tiny import CHATML, pairs, save_tiny_model, tiny_tokenizer, write_pairs
 from transformers.utils import chat_template_utils
 
@@ -151,7 +151,7 @@ def test_an_error_names_the_template_and_its_line(template: str, reason: str) ->
 
 
 def prepare_with(template: str, folder: Path, rows: list[dict[str, object]]) -> list[str]:
-    (folder / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(folder / "x.jsonl", rows)
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
     section = DatasetSection.model_validate({"train": {"path": str(folder / "x.jsonl")}})

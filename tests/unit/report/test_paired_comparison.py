@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.recorded_runs import write_lines, write_recorded_run
+from support.json_lines import write_json_lines
+from support.recorded_runs import write_recorded_run
 
 from orpo_cli.report.paired_comparison import compare_runs, compare_with_base, held_out_scores
 from orpo_cli.report.run_history import RunHistory, read_history
@@ -19,7 +20,9 @@ NAMES = ["held.jsonl:1", "held.jsonl:2", "held.jsonl:3", "held.jsonl:3"]
 def run_with_scores(root: Path, base: list[float], tuned: list[float], names: list[str] = NAMES) -> RunHistory:
     """A run whose held-out pairs have these margins."""
     run = write_recorded_run(root)
-    write_lines(run / "eval_scores.jsonl", [scores(0, base, names), scores(10, base, names), scores(20, tuned, names)])
+    write_json_lines(
+        run / "eval_scores.jsonl", [scores(0, base, names), scores(10, base, names), scores(20, tuned, names)]
+    )
     return read_history(run)
 
 
@@ -42,7 +45,7 @@ def test_scores_of_base_and_of_the_last_evaluation(tmp_path: Path) -> None:
 def test_scores_are_those_of_the_saved_weights(tmp_path: Path) -> None:
     best = {"training.load_best_model_at_end": (True, "decided")}
     run = write_recorded_run(tmp_path / "run", values=best, run={"best_checkpoint": "checkpoints/checkpoint-10"})
-    write_lines(run / "eval_scores.jsonl", [scores(step, [float(step)] * 4) for step in (0, 10, 20)])
+    write_json_lines(run / "eval_scores.jsonl", [scores(step, [float(step)] * 4) for step in (0, 10, 20)])
     assert held_out_scores(read_history(run))["held.jsonl:1"] == (10.0, 0.0)
 
 

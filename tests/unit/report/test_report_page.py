@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from support.browser import Browser, browser, needs_browser
-from support.recorded_runs import write_lines, write_recorded_run
+from support.json_lines import write_json_lines
+from support.recorded_runs import write_recorded_run
 
 from orpo_cli.report.page import render_report, write_report
 from orpo_cli.report.page.document import MAX_POINTS, chart_document
@@ -36,7 +37,7 @@ def write_hostile_runs(folder: Path) -> list[Path]:
         (run / "recipe.yaml").write_text(f"# {HOSTILE}\n")
         answers = [{"prompt": HOSTILE, "base": {"text": HOSTILE}, "tuned": {"text": HOSTILE}}]
         (run / "samples.json").write_text(json.dumps({"answers": answers}))
-        write_lines(
+        write_json_lines(
             run / "eval_scores.jsonl",
             [
                 {"step": step, "pairs": ["x:1", "x:2"], "chosen": [1.0, step / 10], "rejected": [0.5, 1.0]}
@@ -162,7 +163,7 @@ def test_long_curves_are_thinned_and_keep_their_spikes(tmp_path: Path) -> None:
         {"step": step, "loss": 50.0 if step == 7_001 else 1.0, "elapsed": step * 1.0, "pairs": step * 4}
         for step in range(1, 10_001)
     ]
-    write_lines(run / "metrics.jsonl", lines)
+    write_json_lines(run / "metrics.jsonl", lines)
     histories = [read_history(run)]
     document = chart_document(histories, run_labels(histories))
     curve = document["charts"][0]["curves"][0]

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.recorded_runs import PAIRS, eval_line, event_line, train_line, write_lines, write_recorded_run
+from support.json_lines import write_json_lines
+from support.recorded_runs import PAIRS, eval_line, event_line, train_line, write_recorded_run
 
 from orpo_cli.errors import UsageError
 from orpo_cli.report.find_runs import find_runs
@@ -50,7 +51,7 @@ def test_the_interval_of_a_weighted_accuracy_has_the_effective_number_of_pairs(t
 
 def test_of_equal_accuracies_the_lower_loss_is_better(tmp_path: Path) -> None:
     run = write_recorded_run(tmp_path / "run")
-    write_lines(
+    write_json_lines(
         run / "metrics.jsonl",
         [eval_line(1, 0.75, eval_loss=2.0), eval_line(2, 0.75, eval_loss=1.0), eval_line(3, 0.75, eval_loss=1.5)],
     )
@@ -68,7 +69,7 @@ def test_a_run_of_an_older_version(tmp_path: Path) -> None:
 
 def test_without_evaluations_in_training_those_of_orpo_eval_count(tmp_path: Path) -> None:
     run = write_recorded_run(tmp_path / "run", versioned=False)
-    write_lines(run / "metrics.jsonl", [train_line(step, versioned=False) for step in range(1, 21)])
+    write_json_lines(run / "metrics.jsonl", [train_line(step, versioned=False) for step in range(1, 21)])
     models = {
         "base": {"rewards/accuracies": 0.5, "logps/chosen": -3.0, "logps/rejected": -3.5},
         "tuned": {"rewards/accuracies": 0.875, "logps/chosen": -2.0, "logps/rejected": -4.0, "intervals": {}},
@@ -160,7 +161,7 @@ def test_values_of_a_wrong_type_are_not_trusted(tmp_path: Path) -> None:
         tmp_path / "run", run={"name": 3, "steps": "x", "attempts": 5, "seconds": None, "dataset": []}
     )
     (run / "data_report.json").unlink()
-    write_lines(
+    write_json_lines(
         run / "metrics.jsonl",
         [
             {"step": "x", "loss": 1},
@@ -180,7 +181,7 @@ def test_values_of_a_wrong_type_are_not_trusted(tmp_path: Path) -> None:
 )
 def test_impossible_accuracies_have_no_interval(tmp_path: Path, changes: dict[str, float]) -> None:
     run = write_recorded_run(tmp_path / "run")
-    write_lines(run / "metrics.jsonl", [eval_line(5, 0.5, **changes)])
+    write_json_lines(run / "metrics.jsonl", [eval_line(5, 0.5, **changes)])
     history = read_history(run)
     assert history.accuracy_interval(history.last_eval) is None
 
@@ -195,7 +196,7 @@ def test_torn_and_foreign_lines_are_left_out(tmp_path: Path) -> None:
 
 def test_the_text_of_an_event_does_not_make_it_an_evaluation(tmp_path: Path) -> None:
     run = write_recorded_run(tmp_path / "run")
-    write_lines(run / "metrics.jsonl", [event_line("watchdog", 3, code="eval_x", message='"eval_loss": 3')])
+    write_json_lines(run / "metrics.jsonl", [event_line("watchdog", 3, code="eval_x", message='"eval_loss": 3')])
     history = read_history(run)
     assert (history.evals, [record["code"] for record in history.events]) == ([], ["eval_x"])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.json_lines import write_json_lines
 
 from orpo_cli.report.run_history import read_history
 from orpo_cli.report.run_summary import next_commands, summary_lines
@@ -15,7 +16,7 @@ from orpo_cli.report.run_summary import next_commands, summary_lines
 def write_run(folder: Path, run: dict[str, Any], lines: list[dict[str, Any]]) -> Path:
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps({"status": "finished", "steps": 32, "seconds": 64.2, **run}))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_json_lines(folder / "metrics.jsonl", lines)
     return folder
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from support.recorded_runs import event_line, train_line, write_lines, write_recorded_run
+from support.json_lines import write_json_lines
+from support.recorded_runs import event_line, train_line, write_recorded_run
 
 from orpo_cli.report.page.sections import sections
 from orpo_cli.report.run_differences import run_labels
@@ -31,7 +32,7 @@ def test_comparisons_on_the_same_pairs(tmp_path: Path) -> None:
     runs = [write_recorded_run(tmp_path / name) for name in ("a", "b", "c")]
     for run, tuned in zip(runs[:2], ([1.0, -1.0], [1.0, 2.0]), strict=True):
         lines = [(0, [-1.0, -1.0]), (20, tuned)]
-        write_lines(
+        write_json_lines(
             run / "eval_scores.jsonl",
             [
                 {"step": step, "pairs": ["x:1", "x:2"], "chosen": margins, "rejected": [0.0, 0.0]}
@@ -101,7 +102,7 @@ def test_plan_data_environment_findings(tmp_path: Path) -> None:
 def test_runs_of_older_versions_are_watched_now(tmp_path: Path) -> None:
     run = write_recorded_run(tmp_path / "run", versioned=False)
     losses = [50.0 if 60 <= step < 70 else 2.0 + step % 3 / 100 for step in range(1, 121)]
-    write_lines(
+    write_json_lines(
         run / "metrics.jsonl", [train_line(step, versioned=False, loss=loss) for step, loss in enumerate(losses, 1)]
     )
     (found,) = sections([read_history(run)])["findings"]
@@ -135,7 +136,7 @@ def test_a_damaged_run_has_sections_too(tmp_path: Path) -> None:
 def test_a_run_of_a_version_without_events_is_checked_by_the_watchdogs(tmp_path: Path) -> None:
     run = write_recorded_run(tmp_path / "run", versioned=False)
     spike = [train_line(step, versioned=False, loss=2.0 if step <= 30 else 9.0) for step in range(1, 40)]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in spike))
+    write_json_lines(run / "metrics.jsonl", spike)
     ((finding,),) = sections([read_history(run)])["findings"]
     assert (finding["code"], finding["step"]) == ("loss-spike", 35)
     assert "loss has been above 9 since step 31" in finding["message"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.file_size_limit import file_size_limit
+from support.json_lines import write_json_lines
 
 from orpo_cli.errors import MachineError
 from orpo_cli.training.metrics_file import MetricsFile, restore_metrics
@@ -61,7 +62,7 @@ def test_events_of_later_steps_are_dropped_and_texts_of_lines_are_restored(tmp_p
         {"kind": "train", "step": 3, "loss": 1.0},
         {"kind": "event", "event": "oom", "message": "less memory", "step": 3},
     ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_json_lines(path, lines)
     assert restore_metrics(path, 2, [{"step": 1, "loss": 2.0}, {**head, "loss": 1.5}]) == 0
     assert read(path) == [*lines[:4], {**head, "loss": 1.5}]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.json_lines import write_json_lines
 
 from orpo_cli.errors import DataError, HubError
 from orpo_cli.evaluation.benchmarks.questions import Task, load_questions
@@ -18,7 +19,7 @@ MT_BENCH = {"question_id": 81, "category": "writing", "turns": ["Write.", "Again
 
 
 def write_lines(path: Path, *rows: Any) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(path, rows)
     return path
 
 

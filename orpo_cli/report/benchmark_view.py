@@ -18,7 +18,6 @@ ANSWER_TITLES = {
     "tokens_mean": "tokens of an answer",
     "characters_mean": "characters of an answer",
 }
-NOT_METRICS = ("intervals", "counts", "won", "lost", "p_values")
 
 Result = Mapping[str, Any]
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.completions import generate_completions
 from support.tiny_eval_run import make_eval_run, open_target_quietly
 
 from orpo_cli.errors import Interrupted, UsageError
 from orpo_cli.evaluation.answer_file import check_is_answer_file, recorded_settings
 from orpo_cli.evaluation.answers import AnswerOptions, Progress, answer_prompts
 from orpo_cli.evaluation.eval_target import EvalTarget
-from orpo_cli.evaluation.generation import SamplingParams, generate_completions
+from orpo_cli.evaluation.generation import SamplingParams
 from orpo_cli.evaluation.prompts import Prompt, PromptBuilder
 
 QUESTIONS = [f"What is {number}?" + " Please." * (number % 7) for number in range(15)]

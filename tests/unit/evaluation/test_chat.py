@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.completions import generate_completions
 from support.tiny import save_tiny_model
 from support.tiny_eval_run import make_eval_run, open_target_quietly
 
@@ -17,7 +18,6 @@ from orpo_cli.evaluation.generation import (
     INCOMPLETE_CHARACTER,
     SamplingParams,
     decode_completion,
-    generate_completions,
 )
 from orpo_cli.evaluation.prompts import PromptBuilder
 

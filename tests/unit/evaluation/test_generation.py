@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from support.completions import generate_completions
 from support.tiny import tiny_llama, tiny_tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
@@ -15,7 +16,6 @@ from orpo_cli.evaluation.generation import (
     INCOMPLETE_CHARACTER,
     Completion,
     SamplingParams,
-    generate_completions,
     plan_batches,
     stop_token_ids,
 )

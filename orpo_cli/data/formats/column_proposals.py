@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
+from orpo_cli.data.formats.judged import LABEL_COLUMNS, SIGNED_LABELS, read_verdict
 from orpo_cli.data.messages import is_messages
 from orpo_cli.data.pair import RowRejected
 
@@ -41,6 +43,11 @@ REJECTED_WORDS = {
     "negative",
     "neg",
     *"差坏劣拒",
+}
+JUDGED_NAMES = {  # ends of two columns' names → their names in the format judged, whose labels refer to the ends
+    ("a", "b"): ("response_a", "response_b"),
+    ("1", "2"): ("response_1", "response_2"),
+    ("0", "1"): ("response_0", "response_1"),
 }
 NEGATIONS = {"non", "not", "un", "less", "unpreferred", *"不非未"}
 PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")  # a YAML scalar that needs no quotes
@@ -86,8 +93,10 @@ def no_prompt(names: Sequence[str], *, of_texts: bool = False) -> RowRejected:
 def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
     """Mapping (format's name → data's name) for rows without a known format.
 
-    None where no two columns are named as a better and a worse answer.
+    None where no two columns are named as a better and a worse answer, or belong together beside a label of the better one.
     """
+    if judged := _propose_judged(rows):
+        return judged
     texts = [name for name in _names(rows) if any(_is_prompt_value(row[name]) for row in _having(rows, name))]
     worse = [name for name in texts if _words(name) & REJECTED_WORDS or _words(name) & NEGATIONS]
     better = [name for name in texts if name not in worse and _words(name) & CHOSEN_WORDS]
@@ -95,6 +104,38 @@ def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
         return None
     prompts = prompt_candidates(rows, (*better, *worse))
     return {**({"prompt": prompts[0]} if prompts else {}), "chosen": better[0], "rejected": worse[0]}
+
+
+def _propose_judged(rows: Sequence[Any]) -> dict[str, str] | None:
+    """Mapping for two answers in columns such as ``model_a`` and ``model_b``, with a column that names the better one."""
+    names = _names(rows)
+    for first, second in combinations(names, 2):
+        ends = first[-1:].lower(), second[-1:].lower()
+        if first[:-1] != second[:-1] or ends not in JUDGED_NAMES:
+            continue
+        if not all(_has_sentences(name, rows) for name in (first, second)):
+            continue
+        others = [name for name in names if name not in (first, second)]
+        labels = [name for name in others if name in (*LABEL_COLUMNS, *SIGNED_LABELS)]
+        labels += [name for name in others if name not in labels and _is_verdict(name, JUDGED_NAMES[ends], rows)]
+        if not labels:
+            continue
+        prompts = prompt_candidates(rows, (first, second, labels[0]))
+        known = labels[0] in (*LABEL_COLUMNS, *SIGNED_LABELS)
+        answers = dict(zip(JUDGED_NAMES[ends], (first, second), strict=True))
+        return {**({"prompt": prompts[0]} if prompts else {}), **answers, **({} if known else {"winner": labels[0]})}
+    return None
+
+
+def _is_verdict(column: str, answers: tuple[str, str], rows: Sequence[Any]) -> bool:
+    """Whether every value of a column is a text that names one of two answers as the better one, or a tie."""
+    values = [row[column] for row in _having(rows, column)]
+    return bool(values) and all(
+        isinstance(value, str)
+        and not value.strip().isdigit()
+        and read_verdict({"winner": value}, answers, {}) is not None
+        for value in values
+    )
 
 
 def example_columns(rows: Sequence[Any]) -> str | None:
@@ -106,9 +147,16 @@ def example_columns(rows: Sequence[Any]) -> str | None:
 
 def _may_be_prompt(name: str, rows: Sequence[Any]) -> bool:
     values = [row[name] for row in _having(rows, name) if row[name]]
+    has_usual_name = bool(values) and name.lower() in PROMPT_NAMES and all(map(_is_prompt_value, values))
+    return has_usual_name or _has_sentences(name, rows)
+
+
+def _has_sentences(name: str, rows: Sequence[Any]) -> bool:
+    """Whether most values of a column are messages, or texts of several words that differ between the rows."""
+    values = [row[name] for row in _having(rows, name) if row[name]]
     if not values or not all(_is_prompt_value(value) for value in values):
         return False
-    if name.lower() in PROMPT_NAMES or not all(isinstance(value, str) for value in values):
+    if not all(isinstance(value, str) for value in values):
         return True
     of_words = sum(SEVERAL_WORDS.search(value) is not None for value in values)
     return of_words > PROMPT_FRACTION * len(values) and len(set(values)) > PROMPT_FRACTION * len(values)

@@ -1,0 +1,64 @@
+"""Two answers and the name of the better one under names that no format has: the mapping that is proposed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.message_rows import data_error
+
+from orpo_cli.data.first_rows import find_columns
+from orpo_cli.data.formats.column_proposals import propose_columns
+from orpo_cli.data.formats.detect import detect_format, rename_columns
+
+ASK = ["What is rain?", "What is snow?", "What is fog?", "What is ice?"]
+
+
+def judged_rows(first: str, second: str, label: str, verdicts: list[Any]) -> list[dict[str, Any]]:
+    return [
+        {"ask": ask, first: f"The first of {ask}", second: f"The second of {ask}", label: verdict, "by": "me"}
+        for ask, verdict in zip(ASK, verdicts, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "verdicts", "label"),
+    [
+        (("model_a", "model_b", "winner"), ["model_a", "model_b", "tie", "model_b"], None),
+        (("answer A", "answer B", "better"), ["A", "B", "tie", "b"], "better"),
+        (("out1", "out2", "label"), [1, 2, "tie", 2], None),
+        (("reply_1", "reply_2", "verdict"), ["first", "second", "both", "second"], "verdict"),
+    ],
+)
+def test_the_winner_decides_which_answer_is_chosen(
+    columns: tuple[str, str, str], verdicts: list[Any], label: str | None, tmp_path: Path
+) -> None:
+    rows = judged_rows(*columns, verdicts)
+    mapping = propose_columns(rows)
+    assert mapping is not None
+    assert mapping["prompt"] == "ask"
+    assert mapping.get("winner") == label
+    renamed = [rename_columns(row, mapping) for row in rows]
+    format_ = detect_format(renamed)
+    assert format_.name == "judged"
+    better = [format_.read(renamed[at], {}).chosen_text for at in (0, 1, 3)]  # type: ignore[arg-type]
+    assert better == ["The first of What is rain?", "The second of What is snow?", "The second of What is ice?"]
+    file = tmp_path / "judged.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    found = find_columns(file)
+    assert found is not None
+    assert (found.mapping, found.unused) == (mapping, ["by"])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"ask": "What is rain?", "model_a": "gpt", "model_b": "llama", "winner": "model_a"},  # names of models
+        {"ask": "What is rain?", "text_a": "It is water.", "text_b": "It is magic.", "note": "the first is better"},
+    ],
+)
+def test_columns_that_are_no_judged_answers_are_not_proposed(row: dict[str, str], tmp_path: Path) -> None:
+    assert propose_columns([row]) is None
+    assert "no row looks like preference data" in data_error(tmp_path, [row]).message

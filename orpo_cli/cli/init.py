@@ -11,6 +11,7 @@ import typer
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.cli.completion import complete_shipped
 from orpo_cli.cli.options import Force, Json, Quiet
+from orpo_cli.errors import DataError
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipe
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.init import (
@@ -59,6 +60,11 @@ def command(
     path, name = output or Path(f"{name}.yaml"), Path(name).name
     source = shipped_recipe(shipped) if shipped else None
     inspected = inspect_data(data) if data and data.strip() else InspectedData()
+    if inspected.problem and force and path.is_file():
+        raise DataError(
+            f"{path} is not overwritten, because its data cannot be used: {inspected.problem}",
+            remedy=f"{'Change' if Path(data or '').exists() else 'First write your pairs to'} {data}, or give another path (--data).",
+        )
     if inspected.problem:  # before the check, so that an existing recipe does not hide it
         console.warn(inspected.problem)
     check_output_file(path, overwrite=force, option="NAME or --output")

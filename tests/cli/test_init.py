@@ -280,6 +280,23 @@ def test_init_warns_of_data_that_cannot_be_used_and_writes_the_recipe(
     assert load_recipe("mine.yaml").recipe.dataset.train[0].path == "votes.jsonl"
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"), [(None, "votes.jsonl: no such file"), ("", "the file has no rows")]
+)
+def test_init_force_overwrites_no_recipe_if_the_data_cannot_be_read(
+    content, problem, tmp_path, orpo_here, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("precious")
+    if content is not None:
+        (tmp_path / "votes.jsonl").write_text(content)
+    done = orpo_here("init", "mine", "--data", "votes.jsonl", "--force")
+    assert done.returncode == 4
+    assert done.stderr.startswith("error: mine.yaml is not overwritten, because its data cannot be used: ")
+    assert done.stderr.count(problem) == 1
+    assert (tmp_path / "mine.yaml").read_text() == "precious"
+
+
 def test_a_shipped_recipe_with_other_data_is_not_described_by_its_own(tmp_path):
     text = new_recipe_text("copy", shipped_recipe("quickstart"), None, "pairs.jsonl")
     assert text.startswith("# The shipped recipe quickstart with other data.\n\nname: copy\n")

@@ -64,7 +64,7 @@ def load_or_prepare(
 
     try:
         if cached_entry(entry, create, note, what="prepares the same pairs"):
-            note(f"using pairs that are already prepared: {entry}")
+            note(f"using pairs that are already prepared, in {entry.parent}")
         return entry / PAIRS_FILE, json.loads((entry / REPORT_FILE).read_text(encoding="utf-8"))
     except OSError as error:
         note(f"{entry.parent} cannot be written ({error.strerror or error}): the pairs are not cached")

@@ -201,8 +201,8 @@ class DataReport:
             "sources": [source.as_dict() for source in self.sources],
         }
 
-    def lines(self) -> list[str]:
-        """Report as lines of text for a terminal."""
+    def lines(self, *, has_advice: bool = True) -> list[str]:
+        """Report as lines of text for a terminal. ``has_advice``: whether it says that few pairs are held out."""
         text = [line for source in self.sources for line in source.lines()]
         if self.leaked and not self.leaked["pairs"]:
             text.append("no leakage: no eval prompt occurs in train")
@@ -225,7 +225,7 @@ class DataReport:
         text.append(
             f"{self.train_pairs:,} train pairs, {self.eval_pairs:,} eval pairs; completions end with {self.end_of_turn}"
         )
-        if 0 < self.eval_pairs < FEW_HELD_OUT:
+        if has_advice and 0 < self.eval_pairs < FEW_HELD_OUT:
             text.append(
                 f"only {self.eval_pairs} eval pairs: the 95% interval of an accuracy is wide; hold more pairs out if you have them "
                 "(dataset.eval)"

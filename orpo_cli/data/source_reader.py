@@ -64,6 +64,7 @@ class SourceReader:
         self.encoder = encoder
         self.max_length, self.max_prompt_length = max_length, max_prompt_length
         self.note = note
+        self._noted: set[str] = set()  # notes of the cache, which are the same for each source
         self.dropped = dropped
 
     def read(self, part: str, source: Source, label: str, pairs_needed: int | None) -> tuple[Path, SourceReport]:
@@ -77,10 +78,15 @@ class SourceReader:
             prepare = partial(self._prepare, found, source, pairs_needed)
             if self.dropped is not None:
                 self.dropped.part = part
-            file, counts = load_or_prepare(key, prepare, self.note)
+            file, counts = load_or_prepare(key, prepare, self._note_once)
             return file, SourceReport.from_dict(
                 {**counts, "part": part, "path": source.path, "location": found.location}
             )
+
+    def _note_once(self, text: str) -> None:
+        if text not in self._noted:
+            self._noted.add(text)
+            self.note(text)
 
     @cached_property
     def _tokenizer_key(self) -> str:

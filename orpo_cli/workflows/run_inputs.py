@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from orpo_cli.training.resume import Input
 
 
-def prepare_pairs(plan: Plan, tokenizer: PreTrainedTokenizerBase, console: Console) -> PreparedData:
-    """Read and tokenize the pairs of a plan, and report their counts."""
+def prepare_pairs(
+    plan: Plan, tokenizer: PreTrainedTokenizerBase, console: Console, *, is_smoke: bool = False
+) -> PreparedData:
+    """Read and tokenize the pairs of a plan, and report their counts; without advice on them in a smoke run."""
     from orpo_cli.data.prepare import prepare
 
     pairs = prepare(
@@ -34,7 +36,7 @@ def prepare_pairs(plan: Plan, tokenizer: PreTrainedTokenizerBase, console: Conso
         note=console.note,
         pairs_needed=plan.total_pairs(),
     )
-    for line in pairs.report.lines():
+    for line in pairs.report.lines(has_advice=not is_smoke):
         console.note(line)
     return pairs
 

@@ -40,7 +40,7 @@ def train_plan(
 ) -> None:
     """Prepare the pairs, load the model, train in this process, save the result and write the model card.
 
-    ``max_pairs``: train only on so many pairs, the shortest ones. An error before the first step removes a new run, and a
+    ``max_pairs``: train only on so many pairs, the shortest ones, as a smoke run does. An error before the first step removes a new run, and a
     change of the inputs leaves a resumed one as it is.
     """
     from orpo_cli.report.live_display import TrainingDisplay
@@ -65,7 +65,7 @@ def train_plan(
             with BaseDigests(source) as weights:
                 display.status("preparing pairs")
                 tokenizer = load_tokenizer(source, console.note)
-                pairs = prepare_pairs(plan, tokenizer, console)
+                pairs = prepare_pairs(plan, tokenizer, console, is_smoke=max_pairs is not None)
                 display.total = count_steps(plan, min(len(pairs.train), max_pairs or len(pairs.train)))
                 found = fingerprints(tokenizer, pairs)
                 refuse_before_load(rundir, found, pairs, weights, allow_changed)

@@ -36,6 +36,7 @@ def test_a_smoke_run_uses_data_and_tokenizer_of_the_recipe_and_leaves_nothing(tm
     assert "synthetic" not in done.stderr
     assert "train.jsonl" in done.stderr
     assert "training on the 8 shortest pairs" in done.stderr
+    assert "only 8 eval pairs" not in done.stderr  # advice for a training
     assert left == []
     assert {path for path in tmp_path.iterdir() if not path.name.startswith("orpo-pairs-")} == before  # goes at exit
 

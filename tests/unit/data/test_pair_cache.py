@@ -189,8 +189,17 @@ def test_waiting_for_another_process_is_reported(tmp_path: Path, cache_folder: P
     prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=note)
     assert notes == [
         "waiting for another process that prepares the same pairs",
-        f"using pairs that are already prepared: {entry}",
+        f"using pairs that are already prepared, in {cache_folder}",
     ]
+
+
+def test_the_use_of_the_cache_is_noted_once_for_all_sources(tmp_path: Path, cache_folder: Path) -> None:
+    train, held_out = write(tmp_path / "train.jsonl", pairs(9)), write(tmp_path / "eval.jsonl", pairs(4, start=50))
+    section = DatasetSection.model_validate({"train": [{"path": str(train)}], "eval": {"path": str(held_out)}})
+    notes: list[list[str]] = [[], []]
+    for each in notes:
+        prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=each.append)
+    assert notes[1] == [f"using pairs that are already prepared, in {cache_folder}"]
 
 
 DAMAGES = {
@@ -259,7 +268,7 @@ def test_an_entry_that_is_removed_before_it_is_mapped_is_prepared_again(
     def note(text: str) -> None:
         notes.append(text)
         if text.startswith("using pairs"):
-            (cache_folder / text.rpartition("/")[2] / "pairs.arrow").unlink()
+            (entries(cache_folder)[0] / "pairs.arrow").unlink(missing_ok=True)
 
     section = DatasetSection.model_validate({"train": {"path": str(data)}})
     prepared = prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=note)

@@ -202,10 +202,11 @@ def open_run(
             return None
         console.warn(f"the result of {rundir.root} is damaged: {damage}; it is restored")
     checkpoint = checkpoint_to_resume(rundir, plan, resume, console.warn)
+    if damage is None and checkpoint is None and record_result(rundir):
+        return None
+    check_local_data(loaded)
     if damage is not None:
         rundir.set_aside_result()
-    elif checkpoint is None and record_result(rundir):
-        return None
     step = 0 if checkpoint is None else checkpoint_step(checkpoint) or 0
     if checkpoint is None:
         _start_over(rundir, texts)

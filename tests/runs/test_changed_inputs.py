@@ -112,6 +112,24 @@ CHANGES = [
 ]
 
 
+
+@pytest.mark.parametrize("name", ["train", "heldout"])
+def test_a_data_file_that_is_gone_is_named_before_the_plan(
+    name: str, inputs: tuple[Path, Path], orpo_here: Callable[..., Any]
+) -> None:
+    folder, run = inputs
+    file = folder / f"{name}.jsonl"
+    rows, before = file.read_bytes(), contents(run)
+    file.unlink()
+    part = "train" if name == "train" else "eval"
+    changes = [f"output_dir={run}", f"dataset.{part}.path={file}"]
+    refused = orpo_here("train", folder / "recipe.yaml", *RESUME, *(x for each in changes for x in ("--set", each)))
+    file.write_bytes(rows)
+    assert refused.returncode == 4
+    assert f"error: {file}: no such file" in refused.stderr
+    assert "decided for this model and machine" not in refused.stderr
+    assert contents(run) == before
+
 @pytest.mark.parametrize(("change", "kind", "shown"), CHANGES, ids=[change.__name__ for change, *_ in CHANGES])
 def test_a_changed_input_is_refused_or_accepted(
     inputs: tuple[Path, Path],

@@ -11,12 +11,19 @@ from statistics import fmean
 from typing import Any
 
 from orpo_cli.control_characters import one_line
-from orpo_cli.estimate.batching import count_steps
 from orpo_cli.estimate.memory import EstimateInputs
 from orpo_cli.estimate.parameter_counts import count_trained_by_adapter
 from orpo_cli.planning.model_facts import ModelFacts
 from orpo_cli.planning.plan import CHECKPOINTING, STRATEGY, TOKEN_BUDGET, Plan
 from orpo_cli.report.estimate_view import LABELS, MAX_SAVINGS_SHOWN
+from orpo_cli.report.plan_steps import (
+    describe_few_steps,
+    describe_schedule,
+    describe_warmup,
+    number_text,
+    planned_steps,
+    steps_left,
+)
 from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.report.remaining_time import duration_text
 from orpo_cli.secret_values import mask_secrets
@@ -48,15 +55,24 @@ class Screen:
 
 
 def plan_summary(
-    plan: Plan, inputs: EstimateInputs | None, estimate: dict[str, Any] | None, pairs: int | None, screen: Screen
+    plan: Plan,
+    inputs: EstimateInputs | None,
+    estimate: dict[str, Any] | None,
+    pairs: int | None,
+    screen: Screen,
+    *,
+    done: int = 0,
 ) -> list[str]:
-    """The lines of the view. ``pairs``: about how many pairs are trained on, where they were not measured."""
+    """The lines of the view. ``pairs``: about how many pairs are trained on, where they were not measured.
+
+    ``done``: the steps that a resumed run has behind it.
+    """
     values = mask_secrets(plan.values(), plan.secrets)
     method = "LoRA" if plan.lora is not None else "all weights"
     model = values["model"]["model_name_or_path"]
     title = one_line(f"{plan.name}: ORPO of {Path(model).name}, {method}, on {plan.device}")
     lines = [*wrap_with_indent(title, screen.width, ""), ""]
-    for label, texts in _entries(plan, values, inputs, estimate, pairs, screen):
+    for label, texts in _entries(plan, values, inputs, estimate, pairs, screen, done):
         first = label.ljust(LABEL_WIDTH)
         for text in texts:
             lines += wrap_with_indent(one_line(text), screen.width, first)
@@ -77,33 +93,27 @@ def _entries(
     estimate: dict[str, Any] | None,
     pairs: int | None,
     screen: Screen,
+    done: int,
 ) -> Iterator[tuple[str, list[str]]]:
     """Label and lines of each entry."""
     facts = None if inputs is None else inputs.facts
     measured = inputs is not None and inputs.lengths.measured
     count = len(inputs.lengths.pairs) if inputs is not None and measured else pairs
-    steps = _steps(plan, count)
+    steps = planned_steps(plan, count)
     yield "model", [short_path(values["model"]["model_name_or_path"]), ", ".join(_model(plan, facts))]
     yield "method", [_method(plan, facts)]
     notes = inputs.lengths.notes if inputs is not None and screen.has_data_notes else ()
     held_out = inputs.lengths.held_out if inputs is not None else None
     yield "data", [_sources(values["dataset"], held_out), _lengths(plan, inputs if measured else None, count), *notes]
-    yield "steps", [_schedule(plan, steps, count, measured=measured)]
+    schedule = describe_schedule(plan, steps, count, done, measured=measured)
+    yield "steps", [schedule, *([] if done else describe_few_steps(plan, steps))]
     training = plan.training
-    warmup = f"warmup {_number(training['warmup_steps'])}" if training.get("warmup_steps") else "no warmup"
-    schedule = f"{training['lr_scheduler_type']}, {warmup}, {training['optim']}"
-    yield "rate", [f"{_number(training['learning_rate'])}, {schedule}"]
+    rate = f"{number_text(training['learning_rate'])}, {training['lr_scheduler_type']}"
+    yield "rate", [f"{rate}, {describe_warmup(training, steps)}, {training['optim']}"]
     if estimate is not None:
         yield "memory", _memory(estimate, screen)
-        yield "time", [_time(plan, estimate["step"], steps, estimate["lengths"] == "of the pairs")]
+        yield "time", [_time(plan, estimate["step"], steps, done, estimate["lengths"] == "of the pairs")]
     yield "run", [short_path(values["output_dir"])]
-
-
-def _steps(plan: Plan, pairs: int | None) -> int | None:
-    """Steps of the run; None where their number depends on pairs that nobody has counted."""
-    if plan.total_pairs() is None and pairs is None:
-        return None
-    return count_steps(plan, pairs or 0)
 
 
 def _model(plan: Plan, facts: ModelFacts | None) -> Iterator[str]:
@@ -116,10 +126,10 @@ def _model(plan: Plan, facts: ModelFacts | None) -> Iterator[str]:
 
 
 def _method(plan: Plan, facts: ModelFacts | None) -> str:
-    beta = f"ORPO with beta {_number(plan.training['beta'])}"
+    beta = f"ORPO with beta {number_text(plan.training['beta'])}"
     if plan.lora is None:
         return f"{beta}, all weights are trained"
-    text = f"{beta}; LoRA r {plan.lora.r}, alpha {_number(plan.lora.lora_alpha)}"
+    text = f"{beta}; LoRA r {plan.lora.r}, alpha {number_text(plan.lora.lora_alpha)}"
     trained = 0 if facts is None else sum(count_trained_by_adapter(facts, plan.lora))
     return f"{text}; {_count(trained)} trained parameters" if trained else text
 
@@ -148,31 +158,6 @@ def _lengths(plan: Plan, measured: EstimateInputs | None, count: int | None) -> 
     return f"{known}lengths not measured, {limit}"
 
 
-def _schedule(plan: Plan, steps: int | None, pairs: int | None, *, measured: bool) -> str:
-    training, each = plan.training, f"{plan.launch.pairs_per_step} pairs"
-    if plan.launch.num_processes > 1:
-        each += f" on {plan.launch.num_processes} processes ({plan.launch.strategy})"
-    epochs = f"{_number(training.get('num_train_epochs', 1))} epochs".replace("1 epochs", "1 epoch")
-    if steps is None:
-        return f"{epochs}, {each} a step; `orpo data` counts the pairs and the steps"
-    text = f"{'' if measured or plan.total_pairs() else 'about '}{steps:,} of {each}"
-    if plan.total_pairs() is None:
-        text += f", {epochs}"
-    elif pairs:
-        text += f", {steps * plan.launch.pairs_per_step / pairs:.2g} epochs"
-    return f"{text}; {_timing(training, 'eval', 'evaluation')}, {_timing(training, 'save', 'checkpoint')}"
-
-
-def _timing(training: dict[str, Any], kind: str, name: str) -> str:
-    strategy = training.get(f"{kind}_strategy", "no")
-    if strategy == "no":
-        return f"no {name}"
-    every = training.get(f"{kind}_steps", 1)
-    if strategy == "steps":
-        return f"{name} every {every:.0%} of the steps" if 0 < every < 1 else f"{name} every {every:g} steps"
-    return f"{name} {'each epoch' if strategy == 'epoch' else f'by {strategy}'}"
-
-
 def _memory(estimate: dict[str, Any], screen: Screen) -> list[str]:
     parts, available = dict(estimate["memory_bytes"]), estimate["available_bytes"]
     total = parts.pop("total")
@@ -189,7 +174,7 @@ def _memory(estimate: dict[str, Any], screen: Screen) -> list[str]:
     return [text, kind + shares, *(f"with {each['setting']}: {each['total_bytes'] / 1e9:.1f} GB" for each in savings)]
 
 
-def _time(plan: Plan, step: dict[str, Any], steps: int | None, is_measured: bool) -> str:
+def _time(plan: Plan, step: dict[str, Any], steps: int | None, done: int, is_measured: bool) -> str:
     about = "about" if is_measured else "at most, for pairs of max_length:"
     tokens = step["tokens"] * plan.launch.num_processes
     kind = "each prompt twice" if plan.engine.fast_path == "off" else "all but the last of each completion"
@@ -200,7 +185,9 @@ def _time(plan: Plan, step: dict[str, Any], steps: int | None, is_measured: bool
     if steps is None:
         return f"{about} {each}; {amount}"
     evaluations = "" if plan.training.get("eval_strategy", "no") == "no" else " without evaluations"
-    return f"{about} {duration_text(step['seconds'] * steps)}{evaluations}: {each}; {amount}"
+    left = steps_left(steps, done)
+    rest = f" for the {left:,} steps left" if done else ""
+    return f"{about} {duration_text(step['seconds'] * left)}{rest}{evaluations}: {each}; {amount}"
 
 
 def _decisions(plan: Plan, width: int | None, lines: int) -> Iterator[str]:
@@ -245,7 +232,3 @@ def _count(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.0f}"
-
-
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -117,10 +117,10 @@ def _build_plan(
     return PlanResult(plan, source.with_section(plan.model), warnings, inputs)
 
 
-def report_plan(result: PlanResult, console: Console) -> dict[str, Any] | None:
+def report_plan(result: PlanResult, console: Console, *, done: int = 0) -> dict[str, Any] | None:
     """Print the short view of a plan before its training, and write every decided value to the log. Returns the estimate.
 
-    Memory and time are shown where the plan was fitted to the memory: estimating them again takes time.
+    ``done``: the steps that a resumed run has behind it. Memory and time are shown where the plan was fitted to the memory: estimating them again takes time.
     """
     from orpo_cli.report.estimate_view import estimate_document
     from orpo_cli.report.plan_summary import Screen, plan_summary
@@ -137,7 +137,7 @@ def report_plan(result: PlanResult, console: Console) -> dict[str, Any] | None:
         has_bar=terminal,
         has_unicode=console.err.encoding.startswith("utf"),
     )
-    for line in plan_summary(plan, inputs, estimate, None, screen):
+    for line in plan_summary(plan, inputs, estimate, None, screen, done=done):
         console.note(line)
     for path, value, origin, reason in plan_lines(plan.to_document()):
         if origin == "decided":

@@ -100,7 +100,8 @@ def train_recipe(
         if sweep is not None:
             rundir.write_run(sweep={"directory": sweep[0], "trial": sweep[1]})
         run_log.open(rundir.logs / f"attempt-{rundir.attempt}.log")
-        if (estimate := report_plan(planned._replace(plan=plan), console)) is not None:
+        done = 0 if checkpoint is None else checkpoint_step(checkpoint) or 0
+        if (estimate := report_plan(planned._replace(plan=plan), console, done=done)) is not None:
             rundir.write_run(estimate=estimate_record(estimate))
         _remove_leftovers(rundir)
         train: Callable[..., None] = train_on_ranks

@@ -280,12 +280,8 @@ def test_init_warns_of_data_that_cannot_be_used_and_writes_the_recipe(
     assert load_recipe("mine.yaml").recipe.dataset.train[0].path == "votes.jsonl"
 
 
-@pytest.mark.parametrize(
-    ("content", "problem"), [(None, "votes.jsonl: no such file"), ("", "the file has no rows")]
-)
-def test_init_force_overwrites_no_recipe_if_the_data_cannot_be_read(
-    content, problem, tmp_path, orpo_here, monkeypatch
-):
+@pytest.mark.parametrize(("content", "problem"), [(None, "votes.jsonl: no such file"), ("", "the file has no rows")])
+def test_init_force_overwrites_no_recipe_if_the_data_cannot_be_read(content, problem, tmp_path, orpo_here, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("precious")
     if content is not None:

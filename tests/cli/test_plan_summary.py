@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,79 @@ def test_several_processes_are_in_the_steps_and_the_memory(tmp_path: Path, orpo_
     done = orpo_here("plan", write_recipe(tmp_path), "--set", "launch.num_processes=4")
     assert "3 of 16 pairs on 4 processes (ddp)" in done.stdout
     assert "GB on each of 4 devices: fits" in done.stdout
+
+
+FEW = "optimizer steps are few for a fine-tune; "
+
+
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        (
+            ("gradient_accumulation_steps=2", "num_train_epochs=1"),
+            f"3 {FEW}more epochs (training.num_train_epochs, now 1), fewer pairs a step (training.gradient_accumulation_steps, "
+            "now 2) or more pairs give more",
+        ),
+        (
+            ("num_train_epochs=2", "warmup_steps=0.1"),
+            f"12 {FEW}more epochs (training.num_train_epochs, now 2), fewer pairs a step (training.per_device_train_batch_size, "
+            "now 4) or more pairs give more; step 1 has rate 0 and trains nothing",
+        ),
+        (
+            ("num_train_epochs=1", "per_device_train_batch_size=1"),
+            f"24 {FEW}more epochs (training.num_train_epochs, now 1) or more pairs give more",
+        ),
+        (("num_train_epochs=5",), None),
+        (("max_steps=3",), None),  # the user has chosen so few
+    ],
+)
+def test_the_plan_says_that_few_steps_are_few(
+    settings: tuple[str, ...], note: str | None, tmp_path: Path, orpo_here: Callable[..., Any]
+) -> None:
+    recipe = write_recipe(tmp_path, steps=-1, estimated=False)
+    done = orpo_here("plan", recipe, *(word for each in settings for word in ("--set", f"training.{each}")))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    steps = next(at for at, line in enumerate(lines) if line.startswith("steps "))
+    if note is None:
+        assert FEW not in done.stdout
+    else:
+        assert lines[steps + 1] == f"          {note}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        (("warmup_steps=0.1",), "linear, warmup 0.1 (3 steps, the first at rate 0), adamw_torch"),
+        (("warmup_steps=0.02",), "linear, warmup 0.02 (1 step, at rate 0), adamw_torch"),
+        (("warmup_steps=5",), "linear, warmup 5 (5 steps, the first at rate 0), adamw_torch"),
+        (("warmup_steps=0",), "linear, no warmup, adamw_torch"),
+        (
+            ("warmup_steps=5", "lr_scheduler_type=cosine_warmup_with_min_lr", "lr_scheduler_kwargs={min_lr: 1e-5}"),
+            "cosine_warmup_with_min_lr, warmup 5, adamw_torch",
+        ),
+    ],
+)
+def test_the_plan_says_that_a_warmup_begins_at_rate_0(
+    settings: tuple[str, ...], rate: str, tmp_path: Path, orpo_here: Callable[..., Any]
+) -> None:
+    settings = ("max_steps=30", "lr_scheduler_type=linear", *settings)
+    recipe = write_recipe(tmp_path, estimated=False)
+    done = orpo_here("plan", recipe, *(word for each in settings for word in ("--set", f"training.{each}")))
+    assert f"rate      0.001, {rate}" in done.stdout.splitlines()
+
+
+def test_a_resumed_run_plans_the_steps_that_are_left(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    recipe = write_recipe(tmp_path, steps=2, training={"save_strategy": "steps", "save_steps": 2})
+    first = orpo_here("train", recipe).stderr
+    assert "steps     2 of 4 pairs, 0.33 epochs; no evaluation" in first
+    assert "steps left" not in first
+    resumed = orpo_here("train", recipe, "--resume", "auto", "--set", "training.max_steps=7")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "steps     7 of 4 pairs, 1.2 epochs; 2 done, 5 left; no evaluation" in resumed.stderr
+    (line,) = (line for line in resumed.stderr.splitlines() if line.startswith("time "))
+    total, each = re.fullmatch(r"time +about (\S+ m?s) for the 5 steps left: (\S+ m?s) a step; .*", line).groups()  # type: ignore[union-attr]
+    assert float(total.split()[0]) == pytest.approx(5 * float(each.split()[0]), rel=0.1)
 
 
 def test_a_training_prints_the_short_plan_and_logs_every_decision(

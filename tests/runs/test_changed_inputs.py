@@ -112,7 +112,6 @@ CHANGES = [
 ]
 
 
-
 @pytest.mark.parametrize("name", ["train", "heldout"])
 def test_a_data_file_that_is_gone_is_named_before_the_plan(
     name: str, inputs: tuple[Path, Path], orpo_here: Callable[..., Any]
@@ -129,6 +128,7 @@ def test_a_data_file_that_is_gone_is_named_before_the_plan(
     assert f"error: {file}: no such file" in refused.stderr
     assert "decided for this model and machine" not in refused.stderr
     assert contents(run) == before
+
 
 @pytest.mark.parametrize(("change", "kind", "shown"), CHANGES, ids=[change.__name__ for change, *_ in CHANGES])
 def test_a_changed_input_is_refused_or_accepted(

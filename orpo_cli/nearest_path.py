@@ -108,7 +108,7 @@ def _similarity(wanted: str, name: str) -> float:
 
 def _find_name(folder: Path, name: str, accepts: Accepts) -> Path | None:
     """A path called ``name`` in ``folder`` or below, the nearest first."""
-    for level in _levels(folder, SEARCH_DEPTH):
+    for level in folder_levels(folder, SEARCH_DEPTH):
         paths = (each / name for each in level)
         if found := next((path for path in paths if path.exists() and accepts(path)), None):
             return found
@@ -117,14 +117,16 @@ def _find_name(folder: Path, name: str, accepts: Accepts) -> Path | None:
 
 def _find_similar(folder: Path, name: str, accepts: Accepts) -> Path | None:
     """The path in ``folder`` or below whose name is most similar to ``name``; of several, the nearest."""
-    entries = (Path(entry.path) for level in _levels(folder, SIMILAR_DEPTH) for each in level for entry in _scan(each))
+    entries = (
+        Path(entry.path) for level in folder_levels(folder, SIMILAR_DEPTH) for each in level for entry in _scan(each)
+    )
     scored = [(_similarity(name, path.name), path) for path in islice(entries, SCANNED_ENTRIES)]
     near = sorted((each for each in scored if each[0] >= MIN_SIMILARITY_ELSEWHERE), key=lambda each: -each[0])
     return next((path for _, path in near if accepts(path)), None)
 
 
-def _levels(folder: Path, depth: int) -> Iterator[list[Path]]:
-    """``folder``, then the folders in it, then those in them, down to ``depth``."""
+def folder_levels(folder: Path, depth: int) -> Iterator[list[Path]]:
+    """``folder``, then the folders in it, then those in them, down to ``depth``; hidden ones and links are left out."""
     level = [folder]
     yield level
     for _ in range(depth):

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from orpo_cli.atomic import atomic_write_text, remove_partial_files, unused_name
 from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints, unusable_reason
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.json_files import is_number, read_json_lines, read_json_object
+from orpo_cli.json_files import is_number, read_json_lines, read_json_object, read_json_object_or_empty
+from orpo_cli.nearest_path import folder_levels
 from orpo_cli.planning.plan import Plan
 from orpo_cli.run_attempts import (
     FINISHED,
@@ -46,10 +47,36 @@ RUNS_FOLDER = Path("runs")  # `orpo train` writes runs/NAME by default
 
 
 def near_run_remedy(name: str | Path, otherwise: str) -> str:
-    """A question that names the run directory of the name or recipe file ``name`` in ``runs``, if there is one; else ``otherwise``."""
+    """A question that names the run directory of the name or recipe file ``name`` in ``runs``; else those with a similar name.
+
+    A beginning of a name, and the name of the recipe, count too. At most three, the newest first; ``otherwise`` if there is none.
+    """
     path = Path(name)
-    run = RUNS_FOLDER / (path.stem if path.suffix in (".yaml", ".yml") else path.name)
-    return f"Did you mean {run}?" if path.name and RunDir(run).is_run() else otherwise
+    wanted = path.stem if path.suffix in (".yaml", ".yml") else path.name
+    if wanted and RunDir(RUNS_FOLDER / wanted).is_run():
+        return f"Did you mean {RUNS_FOLDER / wanted}?"
+    is_plain = path.parent == Path()
+    if not wanted or not (is_plain or path.parent.is_dir()):  # such as the name of a model on the hub
+        return otherwise
+    try:
+        found = list(map(str, _runs_called(wanted, RUNS_FOLDER if is_plain else path.parent)[:3]))
+    except OSError:
+        return otherwise
+    return f"Did you mean {' or '.join(filter(None, (', '.join(found[:-1]), found[-1])))}?" if found else otherwise
+
+
+def _runs_called(wanted: str, folder: Path) -> list[Path]:
+    """Runs below ``folder`` whose folder or recipe has a similar name or one that begins with ``wanted``, the newest first."""
+    from orpo_cli.recipe.did_you_mean import closest_name  # only messages need it
+
+    paths = (path for level in folder_levels(folder, 2) for path in level if RunDir(path).is_run())
+    records = {path: read_json_object_or_empty(RunDir(path).run) for path in paths}
+    names = {path: {path.name, str(record.get("name"))} for path, record in records.items()}
+    known = sorted(set().union(*names.values()))
+    closest = closest_name(wanted, known, 0.75)
+    close = {each for each in known if each.startswith(wanted)} or {each for each in known if each == closest}
+    found = [path for path in names if names[path] & close]
+    return sorted(found, key=lambda path: str(records[path].get("started_at") or ""), reverse=True)
 
 
 class RecipeTexts(NamedTuple):

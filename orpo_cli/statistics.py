@@ -63,7 +63,7 @@ def student_t_quantile(degrees: float) -> float:
     scale = 2 * math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(math.pi)
 
     def probability(angle: float) -> float:  # of -t to t, by Simpson's rule
-        ordinates = [math.cos(angle * step / 200) ** (degrees - 1) for step in range(201)]
+        ordinates: list[float] = [math.cos(angle * step / 200) ** (degrees - 1) for step in range(201)]
         return (
             scale * angle / 600 * (ordinates[0] + 4 * sum(ordinates[1::2]) + 2 * sum(ordinates[2:-1:2]) + ordinates[-1])
         )

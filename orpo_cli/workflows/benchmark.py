@@ -15,6 +15,7 @@ from orpo_cli.report.console import Console
 from orpo_cli.report.progress import show_progress, show_status
 from orpo_cli.run_attempts import now
 from orpo_cli.run_records import write_record
+from orpo_cli.rundir import near_run_remedy
 from orpo_cli.workflows.benchmark_record import decoding_record, model_record, prompts_record, versions_record
 from orpo_cli.workflows.benchmark_request import HARNESS, BenchmarkRequest
 from orpo_cli.workflows.remote_code import warn_about_remote_code
@@ -70,7 +71,8 @@ def result_folder(model: str, request: BenchmarkRequest) -> Path:
     run = find_run(model)
     if request.output is None and run is None:
         raise UsageError(
-            f"{model} is not a run, so the results have no folder.", remedy="Name one for them: --output DIR."
+            f"{model} is not a run, so the results have no folder.",
+            remedy=near_run_remedy(model, "Name one for them: --output DIR."),
         )
     parent = (request.output or (run.benchmarks if run is not None else Path())).expanduser()
     if parent.exists() and not parent.is_dir():

@@ -245,6 +245,46 @@ def test_it_imports_nothing_heavy(runs: Path) -> None:
     assert done.stdout.splitlines()[-1] == "0 []"
 
 
+@pytest.fixture
+def named_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs of two recipes, in another order of their start than of their names."""
+    monkeypatch.chdir(tmp_path)
+    for folder, recipe, day in (
+        ("quickstart", "quickstart", 1), ("again", "quickstart", 5), ("sweep/trial-1", "quickstart", 3), ("helpful", "helpful", 2),
+    ):  # fmt: skip
+        record = {"name": recipe, "started_at": f"2026-11-0{day}T00:00:00+00:00"}
+        write_recorded_run(tmp_path / "runs" / folder, run=record)
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("quickstrt", "Did you mean runs/again, runs/sweep/trial-1 or runs/quickstart?"),
+        ("quick", "Did you mean runs/again, runs/sweep/trial-1 or runs/quickstart?"),
+        ("runs/helpfull", "Did you mean runs/helpful?"),
+        ("helpfull.yaml", "Did you mean runs/helpful?"),
+        ("trial", "Did you mean runs/sweep/trial-1?"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [("eval",), ("merge",), ("runs",), ("report",), ("benchmark", "--task", "ifeval")],
+    ids=lambda each: each[0],
+)
+def test_a_short_or_misspelt_name_is_answered_with_the_newest_runs_of_this_name(
+    command: tuple[str, ...], name: str, remedy: str, named_runs: Path, orpo_here: Orpo
+) -> None:
+    done = orpo_here(command[0], name, *command[1:])
+    assert done.returncode == 2
+    assert remedy in done.stderr
+
+
+def test_another_name_is_answered_with_no_run(named_runs: Path, orpo_here: Orpo) -> None:
+    for name in ("zzz", "someone/quickstart-model"):
+        assert "Did you mean" not in orpo_here("eval", name).stderr
+
+
 @pytest.mark.parametrize("name", ["low", "low.yaml"])
 @pytest.mark.parametrize(
     "command",

@@ -1,6 +1,7 @@
 """Table of runs: what differs between them, evaluations with intervals, time and memory; as rows, text and CSV.
 
-In a narrow terminal columns are left out by priority. A number is never shortened or wrapped.
+In a narrow terminal columns are left out by priority. Where the essential ones do not fit, and where all of them are too wide
+for a pipe, each run is a block of lines with all values. A name or a number is never shortened or wrapped.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from orpo_cli.run_attempts import FINISHED
 
 GAP = "  "
 MAX_NARROW = 24  # characters of a value
+PIPE_WIDTH = 160  # characters of a table in a pipe or a file, which has no width
+ESSENTIAL = 3  # the highest priority of columns without which a table says too little
 MIN_PARENT = 12  # characters of a folder that is printed above the table and not in each row
 _EVALUATIONS = ("base", "best", "last", "saved")
 
@@ -118,28 +121,48 @@ class _Column:
 def runs_table(rows: Sequence[RunRow], width: int | None = None) -> tuple[str, list[str]]:
     """The text of the table, and the titles of the columns that a terminal of ``width`` characters has no space for.
 
-    Without a width, as in a pipe, there are all columns.
+    ``width`` is None in a pipe. Blocks of lines have all columns.
     """
     columns = [column for column in _columns(rows) if any(column.cell(row) for row in rows)]
-    heading, left_out = "", list[str]()
-    if width is not None and _width(columns, rows) > width and len(parent := _common_parent(rows)) >= MIN_PARENT:
+    if width is None:
+        return (_table if _width(columns, rows) <= PIPE_WIDTH else _blocks)(columns, rows, PIPE_WIDTH), []
+    whole, heading, left_out = columns, "", list[str]()
+    if _width(columns, rows) > width and len(parent := _common_parent(rows)) >= MIN_PARENT:
         heading = f"in {one_line(parent)}:\n"
-        columns[0] = _Column("run", lambda row: one_line(os.path.relpath(row.path, parent)), 0, left=True)
-    while width is not None and _width(columns, rows) > width:
+        inside = _Column("run", lambda row: one_line(os.path.relpath(row.path, parent)), 0, left=True)
+        whole = columns = [inside, *columns[1:]]
+    while _width(columns, rows) > width:
         least = max(reversed(columns), key=lambda column: column.priority)
-        if least.priority == 0:
-            break
-        columns.remove(least)
+        if least.priority <= ESSENTIAL:
+            return heading + _blocks(whole, rows, width), []
+        columns = [column for column in columns if column is not least]
         left_out.insert(0, least.title)
+    return heading + _table(columns, rows, width), left_out
+
+
+def _table(columns: Sequence[_Column], rows: Sequence[RunRow], _: int) -> str:
     cells = [[column.title for column in columns], *([column.cell(row) for column in columns] for row in rows)]
     widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
-    lines = [
+    return "\n".join(
         GAP.join(
             _padded(cell, size, left=column.left) for cell, size, column in zip(line, widths, columns, strict=True)
         ).rstrip()
         for line in cells
-    ]
-    return heading + "\n".join(lines), left_out
+    )
+
+
+def _blocks(columns: Sequence[_Column], rows: Sequence[RunRow], width: int) -> str:
+    """For each run a line with its path, and its values with their titles in indented lines of at most ``width`` characters."""
+    lines = []
+    for row in rows:
+        lines.append(columns[0].cell(row))
+        for item in (f"{column.title} {cell}" for column in columns[1:] if (cell := column.cell(row))):
+            last = lines[-1]
+            if last.startswith(GAP) and cell_len(f"{last}, {item}") <= width:
+                lines[-1] = f"{last}, {item}"
+            else:
+                lines.append(f"{GAP}{item}")
+    return "\n".join(lines)
 
 
 def table_cells(rows: Sequence[RunRow]) -> tuple[list[str], list[list[str]]]:
@@ -154,7 +177,7 @@ def _columns(rows: Sequence[RunRow]) -> list[_Column]:
     titles = [name if short.count(name) == 1 else key for key, name in zip(keys, short, strict=True)]
     return [
         _Column("run", lambda row: one_line(row.path), 0, left=True),
-        _Column("status", lambda row: row.status, 4, left=True),
+        _Column("status", lambda row: row.status, 1, left=True),
         *(
             _key_column(rows, key, title, is_first=index < 3)
             for index, (key, title) in enumerate(zip(keys, titles, strict=True))
@@ -162,9 +185,9 @@ def _columns(rows: Sequence[RunRow]) -> list[_Column]:
         _Column("steps", _steps_text, 8),
         _Column("base", lambda row: _accuracy_text(row.base), 9),
         _Column("best", lambda row: _accuracy_text(row.best), 0),
-        _Column("best 95%", lambda row: _interval_text(row.best), 2),
+        _Column("best 95%", lambda row: _interval_text(row.best), 4),
         _Column("best at", lambda row: "" if row.best is None else str(row.best.step), 10),
-        _Column("saved", lambda row: _accuracy_text(row.saved), 1),
+        _Column("saved", lambda row: _accuracy_text(row.saved), 2),
         _Column("saved 95%", lambda row: _interval_text(row.saved), 7),
         _Column(
             "margin", lambda row: "" if row.saved is None or row.saved.margin is None else f"{row.saved.margin:.3f}", 6

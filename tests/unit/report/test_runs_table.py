@@ -34,7 +34,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[RunRow]:
 
 
 def test_all_columns_where_there_is_space(rows: list[RunRow]) -> None:
-    text, left_out = runs_table(rows)
+    text, left_out = runs_table(rows, 1000)
     header, first, *_ = text.splitlines()
     assert left_out == []
     assert " ".join(header.split()) == (
@@ -45,21 +45,51 @@ def test_all_columns_where_there_is_space(rows: list[RunRow]) -> None:
     )
 
 
-@pytest.mark.parametrize("width", [30, 40, 60, 80, 100, 120, 160, 200])
+@pytest.mark.parametrize("width", [80, 100, 120, 160, 200])
 def test_narrow_terminals_lose_columns_and_no_digit(rows: list[RunRow], width: int) -> None:
     text, left_out = runs_table(rows, width)
     lines = text.splitlines()
     if lines[0].startswith("in "):
         lines = lines[1:]
-    shortest = len("learning_rate=1e-05,beta=0.1") + 2 + len("0.594")
-    assert max(map(cell_len, lines)) <= max(width, shortest)
-    whole_header = runs_table(rows)[0].splitlines()[0].split()
+    assert max(map(cell_len, lines)) <= width
+    assert {"status", "learning_rate", "beta", "best", "saved"} <= set(lines[0].split())
+    whole_header = runs_table(rows, 1000)[0].splitlines()[0].split()
     assert set(lines[0].split()) <= set(whole_header)
-    assert "best" in lines[0].split()
     assert [line.split()[0].rpartition("/")[2] for line in lines[1:]] == [Path(row.path).name for row in rows]
     best = lines[0].index("best") + len("best")
     assert [line[:best].split()[-1] for line in lines[1:]] == ["0.594", "0.719", "0.875"]
     assert bool(left_out) == (len(lines[0].split()) < len(whole_header))
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 70])
+def test_without_space_for_the_essential_columns_each_run_is_a_block_with_all_values(
+    rows: list[RunRow], width: int
+) -> None:
+    text, left_out = runs_table(rows, width)
+    folder, *lines = text.splitlines()
+    assert folder == f"in {Path(rows[0].path).parent}:"
+    assert left_out == []
+    assert [line for line in lines if not line.startswith(" ")] == [Path(row.path).name for row in rows]
+    assert max(map(cell_len, lines)) <= width
+    first = lines[1 : lines.index(Path(rows[1].path).name)]
+    assert ", ".join(line.strip() for line in first) == (
+        "status finished, beta 0.1, learning_rate 1e-05, steps 20, base 0.500, best 0.594, best 95% [0.471, 0.705], best at 20, "
+        "saved 0.594, saved 95% [0.471, 0.705], margin 1.594, time 1 min 02 s, tokens/s 512, memory 1.75 GB"
+    )
+
+
+def test_a_pipe_gets_blocks_where_the_table_is_too_wide(tmp_path: Path) -> None:
+    names = ["a-long-name-of-a-run-with-its-values", "another-one"]
+    runs = [
+        write_recorded_run(tmp_path / name, values={"model.model_name_or_path": (f"someone/{name}" * 2, "recipe")})
+        for name in names
+    ]
+    text, left_out = runs_table(run_rows([read_history(run) for run in runs]))
+    lines = text.splitlines()
+    assert left_out == []
+    assert [line for line in lines if not line.startswith(" ")] == list(map(str, runs))
+    assert max(map(cell_len, lines)) <= 160
+    assert text.count("saved 95% [0.632, 0.840]") == 2
 
 
 def test_the_interval_and_the_changed_keys_stay_longer_than_time_and_memory(rows: list[RunRow]) -> None:
@@ -98,7 +128,7 @@ def test_values_of_every_kind_have_a_short_text(tmp_path: Path) -> None:
         {"model.model_name_or_path": ("x\x1b[31m\ny", "recipe"), "training.bf16": (True, "recipe"), "training.z": ({"a": 1, "b": None}, "recipe")},
     ]  # fmt: skip
     runs = [write_recorded_run(tmp_path / str(index), values=each) for index, each in enumerate(values)]
-    text = runs_table(run_rows([read_history(run) for run in runs]))[0]
+    text = runs_table(run_rows([read_history(run) for run in runs]), 1000)[0]
     assert len(text.splitlines()) == 4
     for part in ("one.jsonl", "b.jsonl, c.jsonl", "7 items", "all-linear", "x\\x1b[31m\\ny", "true", "a=1"):
         assert part in text
@@ -109,7 +139,7 @@ def test_values_of_every_kind_have_a_short_text(tmp_path: Path) -> None:
 def test_the_same_name_in_two_sections_is_shown_in_full(tmp_path: Path) -> None:
     values = [{"merge.dtype": ("float32", "recipe"), "export.dtype": ("float32", "recipe")}, {"merge.dtype": ("float16", "recipe"), "export.dtype": ("float16", "recipe")}]  # fmt: skip
     runs = [write_recorded_run(tmp_path / str(index), values=each) for index, each in enumerate(values)]
-    header = runs_table(run_rows([read_history(run) for run in runs]))[0].splitlines()[0]
+    header = runs_table(run_rows([read_history(run) for run in runs]), 1000)[0].splitlines()[0]
     assert "merge.dtype" in header
     assert "export.dtype" in header
 

@@ -126,12 +126,19 @@ def _model(plan: Plan, facts: ModelFacts | None) -> Iterator[str]:
 
 
 def _method(plan: Plan, facts: ModelFacts | None) -> str:
-    beta = f"ORPO with beta {number_text(plan.training['beta'])}"
+    weight = plan.training.get("nll_weight", 1.0)
+    nll = f"NLL of {nll_tokens(plan.training.get('loss_on_prompt', True))}" if weight else "no NLL"
+    beta = f"ORPO with beta {number_text(plan.training['beta'])}, {'' if weight in (0, 1) else f'{weight:g} × '}{nll}"
     if plan.lora is None:
         return f"{beta}, all weights are trained"
     text = f"{beta}; LoRA r {plan.lora.r}, alpha {number_text(plan.lora.lora_alpha)}"
     trained = 0 if facts is None else sum(count_trained_by_adapter(facts, plan.lora))
     return f"{text}; {_count(trained)} trained parameters" if trained else text
+
+
+def nll_tokens(loss_on_prompt: bool) -> str:
+    """The tokens that the NLL is of."""
+    return "prompt and chosen completion" if loss_on_prompt else "the chosen completion"
 
 
 def _sources(dataset: dict[str, Any], held_out_pairs: int | None) -> str:

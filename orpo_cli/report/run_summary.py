@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from orpo_cli.json_files import is_number
-from orpo_cli.report.plan_summary import short_path, wrap_with_indent
+from orpo_cli.json_files import is_number, object_or_empty
+from orpo_cli.report.plan_summary import nll_tokens, short_path, wrap_with_indent
 from orpo_cli.report.remaining_time import duration_text
 from orpo_cli.report.run_history import MARGIN, RunHistory, metric_value
 
@@ -38,6 +38,8 @@ def _entries(history: RunHistory) -> Iterator[tuple[str, str]]:
     first = history.train[0] if history.train else {}
     if (start := metric_value(first, "loss")) is not None and (end := metric_value(last, "loss")) is not None:
         yield "loss", f"{start:.4f} at step {first['step']} → {end:.4f} at step {last['step']}"
+        if terms := _loss_terms(history, first, last):
+            yield " ", f"of which {terms}"
     best, final = history.best_eval, history.last_eval
     shown = [("base", history.base_eval), ("best", best), ("last", final)]
     if best.get("step") == final.get("step"):
@@ -47,6 +49,35 @@ def _entries(history: RunHistory) -> Iterator[tuple[str, str]]:
         if text := _accuracy(history, name, record):
             yield label, text
             label = " "
+
+
+def _loss_terms(history: RunHistory, first: dict[str, Any], last: dict[str, Any]) -> str:
+    """The NLL and the odds ratio term of the first and the last loss, and whose tokens the NLL is of; empty in older runs."""
+    weight, beta = history.values.get("training.nll_weight", 1), history.values.get("training.beta")
+    nll, ratio = ([metric_value(each, name) for each in (first, last)] for name in ("nll_loss", "log_odds_ratio"))
+    if not (is_number(weight) and is_number(beta)) or None in (*nll, *ratio):
+        return ""
+    terms = []
+    if weight:
+        loss_on_prompt = history.values.get("training.loss_on_prompt", True)
+        share = _prompt_share(history) if loss_on_prompt else ""
+        terms.append(f"NLL term {_change(weight, nll)} of {nll_tokens(loss_on_prompt)}{share}")
+    if beta:
+        terms.append(f"odds ratio term {_change(-beta, ratio)} (the preference: see accuracy and margin)")
+    return ", ".join(terms)
+
+
+def _change(factor: float, values: list[float]) -> str:
+    return " → ".join(f"{abs(factor * value):.4f}" for value in values)
+
+
+def _prompt_share(history: RunHistory) -> str:
+    """`` (67% of these tokens are prompt)``: the NLL is of all tokens but the first, which nothing predicts."""
+    lengths = object_or_empty(object_or_empty(history.data_report.get("lengths")).get("train"))
+    prompt, chosen = (object_or_empty(lengths.get(part)).get("mean") for part in ("prompt", "chosen"))
+    if not (is_number(prompt) and is_number(chosen) and prompt + chosen > 1):
+        return ""
+    return f" ({(prompt - 1) / (prompt - 1 + chosen):.0%} of these tokens are prompt)"
 
 
 def next_commands(history: RunHistory, commands: dict[str, str], width: int | None = None) -> list[str]:

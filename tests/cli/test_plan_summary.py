@@ -237,3 +237,37 @@ def test_a_training_prints_the_short_plan_and_logs_every_decision(
         "orpo merge run",
     ]
     assert orpo_here("generate", "run", "--compare", "--max-new-tokens", "2").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "method", "terms"),
+    [
+        (
+            (),
+            ", NLL of prompt and chosen completion",
+            r"NLL term (\S+) → (\S+) of prompt and chosen completion \(\d\d% of .*\)",
+        ),
+        (("engine.fast_path=off",), ", NLL of prompt", r"NLL term (\S+) → (\S+) of prompt and chosen completion .*"),
+        (
+            ("training.loss_on_prompt=false", "training.nll_weight=0.5"),
+            ", 0.5 × NLL of the chosen completion",
+            r"NLL term (\S+) → (\S+) of the chosen completion",
+        ),
+    ],
+)
+def test_plan_and_summary_say_what_the_loss_is_made_of(
+    settings: tuple[str, ...], method: str, terms: str, tmp_path: Path, orpo_here: Callable[..., Any]
+) -> None:
+    recipe = write_recipe(tmp_path, steps=2, estimated=False, training={"gradient_accumulation_steps": 2})
+    done = orpo_here("train", recipe, *(word for each in settings for word in ("--set", each)))
+    assert done.returncode == 0, done.stderr
+    assert f"method    ORPO with beta 0.25{method}" in done.stderr
+    loss = re.search(r"^loss +(\S+) at step 1 → (\S+) at step 2\n +of which (.*)$", done.stderr, re.MULTILINE)
+    assert loss is not None
+    found = re.fullmatch(
+        terms + r", odds ratio term (\S+) → (\S+) \(the preference: see accuracy and margin\)", loss[3]
+    )
+    assert found is not None, loss[3]
+    nll_first, nll_last, ratio_first, ratio_last = map(float, found.groups())
+    assert nll_first + ratio_first == pytest.approx(float(loss[1]), abs=2e-4)
+    assert nll_last + ratio_last == pytest.approx(float(loss[2]), abs=2e-4)

@@ -49,6 +49,43 @@ def test_a_run_with_all_records(tmp_path: Path) -> None:
     ]
 
 
+LENGTHS = {part: {"mean": mean} for part, mean in (("prompt", 41.0), ("chosen", 20.0), ("rejected", 60.0))}
+TRAINED = [
+    {"kind": "train", "step": step, "loss": loss, "nll_loss": nll, "log_odds_ratio": ratio}
+    for step, loss, nll, ratio in ((1, 2.35, 2.0, -0.7), (32, 1.8, 1.6, -0.4))
+]
+
+
+@pytest.mark.parametrize(
+    ("training", "line"),
+    [
+        (
+            {"beta": 0.5, "loss_on_prompt": True, "nll_weight": 1.0},
+            "NLL term 2.0000 → 1.6000 of prompt and chosen completion (67% of these tokens are prompt), "
+            "odds ratio term 0.3500 → 0.2000 (the preference: see accuracy and margin)",
+        ),
+        (
+            {"beta": 0.5, "loss_on_prompt": False, "nll_weight": 0.5},
+            "NLL term 1.0000 → 0.8000 of the chosen completion, odds ratio term 0.3500 → 0.2000 (the preference: see accuracy and margin)",
+        ),
+        ({"beta": 1, "nll_weight": 0.0}, "odds ratio term 0.7000 → 0.4000 (the preference: see accuracy and margin)"),
+        (
+            {"beta": 0, "loss_on_prompt": False},
+            "NLL term 2.0000 → 1.6000 of the chosen completion",
+        ),
+    ],
+)
+def test_the_loss_is_divided_into_its_terms(training: dict[str, Any], line: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {}, TRAINED)
+    plan = {key: {"value": value, "origin": "default", "reason": None} for key, value in training.items()}
+    (run / "plan.json").write_text(json.dumps({"training": plan}))
+    (run / "data_report.json").write_text(json.dumps({"lengths": {"train": LENGTHS}}))
+    assert list(summary_lines(read_history(run)))[1:] == [
+        "loss       2.3500 at step 1 → 1.8000 at step 32",
+        f"           of which {line}",
+    ]
+
+
 def test_a_narrow_terminal_has_continuation_lines_below_the_text(tmp_path: Path) -> None:
     history = read_history(write_run(tmp_path / "run", {}, [evaluation(2, 1.0, eval_pairs=8)]))
     assert list(summary_lines(history, 40)) == [

@@ -11,6 +11,7 @@ from orpo_cli.cli.options import Json, Overrides, Quiet, Strict
 from orpo_cli.errors import OrpoError, Problem, RecipeError
 from orpo_cli.recipe.placeholders import load_complete_recipe
 from orpo_cli.report.console import Console
+from orpo_cli.workflows.missing_data import missing_data_notes
 
 
 def command(
@@ -29,7 +30,8 @@ def command(
 ) -> None:
     """Check recipes, and report every error with its line.
 
-    Reads only the recipes: no torch, no network, no data.
+    Reads only the recipes: no torch, no network, no data. A local data file
+    that does not exist here is mentioned, and is no error.
 
     [bold]Examples[/bold]
 
@@ -40,6 +42,7 @@ def command(
     """
     console = Console(quiet=quiet, as_json=as_json)
     problems: list[Problem] = []
+    notes: list[str] = []
     for source in recipes:
         try:
             loaded = load_complete_recipe(source, overrides or (), strict=strict)
@@ -49,7 +52,10 @@ def command(
             problems.append(Problem("recipe-unreadable", error.message, remedy=error.remedy))
         else:
             problems += loaded.warnings
+            notes += missing_data_notes(loaded)
             console.result(f"{loaded.file}: ok")
+    for note in notes:
+        console.note(f"note: {note}")
     console.problems(problems)
     warnings = sum(problem.severity == "warning" for problem in problems)
     errors = len(problems) - warnings
@@ -57,7 +63,7 @@ def command(
     if problems:
         summary = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
         console.print_line(summary, style="red" if failed else None)
-    console.document({"status": "error" if failed else "ok", "files": recipes, "problems": problems})
+    console.document({"status": "error" if failed else "ok", "files": recipes, "problems": problems, "notes": notes})
     if failed:
         raise typer.Exit(2)
 

@@ -136,6 +136,36 @@ def test_validate_prints_every_error_and_exits_2(tmp_path: Path, orpo_here: Call
     assert {"code", "path", "file", "line", "column", "message", "remedy"} <= set(document["problems"][0])
 
 
+def test_validate_mentions_local_data_that_does_not_exist_and_exits_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orpo_here: Callable[..., Any]
+) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "there.jsonl").write_text("{}\n")
+    monkeypatch.chdir(tmp_path)
+    recipe = Path("recipes/r.yaml")
+    recipe.write_text(
+        "model: {model_name_or_path: some/model}\ndataset:\n  train:\n    - path: data/none.jsonl\n    - path: there.jsonl\n"
+        "    - path: some/dataset\n    - path: https://example.org/x.jsonl\n  eval: {path: /no/such/*.jsonl}\n"
+    )
+    searched = f"searched in {tmp_path / 'recipes'} and {tmp_path}"
+    missing = f"recipes/r.yaml:4:7: dataset.train[0].path: data/none.jsonl: does not exist here ({searched})."
+    done = orpo_here("validate", recipe)
+    assert (done.returncode, done.stdout) == (0, "recipes/r.yaml: ok\n")
+    first, second = done.stderr.splitlines()
+    assert first == f"note: {missing} `orpo train` needs it."
+    assert "eval.path: /no/such/*.jsonl: no file here matches. " in second
+    assert orpo_here("validate", recipe, "--strict").returncode == 0
+    assert orpo_here("validate", recipe, "--quiet").stderr == ""
+    document = json.loads(orpo_here("validate", recipe, "--json").stdout)
+    assert (document["status"], len(document["notes"])) == ("ok", 2)
+    assert document["notes"][0].startswith(missing)
+    assert (
+        "one.jsonl: does not exist here"
+        in orpo_here("validate", recipe, "--set", "dataset.train={path: one.jsonl}").stderr
+    )
+    assert orpo_here("validate", "quickstart").stderr == ""
+
+
 @pytest.mark.parametrize("arguments", [["nonsense"], ["train"], ["plan", "x", "--nonsense"]])
 def test_a_wrong_command_line_exits_2_without_a_traceback(arguments: list[str], orpo_here: Callable[..., Any]) -> None:
     done = orpo_here(*arguments)

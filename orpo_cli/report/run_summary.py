@@ -54,8 +54,11 @@ def _entries(history: RunHistory) -> Iterator[tuple[str, str]]:
 def _loss_terms(history: RunHistory, first: dict[str, Any], last: dict[str, Any]) -> str:
     """The NLL and the odds ratio term of the first and the last loss, and whose tokens the NLL is of; empty in older runs."""
     weight, beta = history.values.get("training.nll_weight", 1), history.values.get("training.beta")
-    nll, ratio = ([metric_value(each, name) for each in (first, last)] for name in ("nll_loss", "log_odds_ratio"))
-    if not (is_number(weight) and is_number(beta)) or None in (*nll, *ratio):
+    nll, ratio = (
+        [value for each in (first, last) if (value := metric_value(each, name)) is not None]
+        for name in ("nll_loss", "log_odds_ratio")
+    )
+    if not (is_number(weight) and is_number(beta)) or len(nll) + len(ratio) < 4:
         return ""
     terms = []
     if weight:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from orpo_cli.model.base_model import base_of
+
 NOT_DECIDING = {  # of a model's configuration
     "_name_or_path", "transformers_version", "use_cache", "dtype", "bos_token_id", "eos_token_id", "pad_token_id",
 }  # fmt: skip
@@ -19,7 +21,7 @@ def base_digests(model: Any) -> tuple[Any, str, str] | None:
 
     None where they do not say what it computes: sharded, offloaded or 8-bit weights, custom code.
     """
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    base = base_of(model)
     weights = _weights_digest(base)
     if weights is None or not type(base).__module__.startswith("transformers."):
         return None

@@ -1,4 +1,4 @@
-"""Loading of the base model, quantized by bitsandbytes if the plan says so."""
+"""Base model: its loading, quantized by bitsandbytes if the plan says so, and the base in a model with an adapter."""
 
 from __future__ import annotations
 
@@ -129,3 +129,8 @@ def _disable_inference_repacking(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def base_of(model: Any) -> Any:
+    """The model itself, or the base of a model with an adapter."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model

@@ -24,6 +24,7 @@ from orpo_cli.evaluation.preference_scores import (
     finite_scores,
     score_pairs,
 )
+from orpo_cli.model.base_model import base_of
 from orpo_cli.model.packing_support import packing_obstacle
 from orpo_cli.planning.plan import Plan
 from orpo_cli.training.allocator import keep_freed_memory
@@ -184,7 +185,7 @@ class PackedScorer(PairScorer):
         return {variant: finite_scores(scoring, rows) for variant, scoring in scorings.items()}
 
     def _packs(self, model: Any) -> bool:
-        base = model.get_base_model() if hasattr(model, "peft_config") else model
+        base = base_of(model)
         return packing_obstacle(base, self.max_length) is None
 
     def _max_tokens(self, device: torch.device) -> int:

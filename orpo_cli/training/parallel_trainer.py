@@ -17,7 +17,8 @@ from orpo_cli.training.gradient_sum import average_gradients, broadcast_weights
 from orpo_cli.training.random_state import seed_process
 from orpo_cli.training.setting_errors import explain_setting_errors
 from orpo_cli.training.sharding import deferred_reduction, make_mesh, shard_model
-from orpo_cli.training.zero import Zero, ZeroSettings
+from orpo_cli.training.zero import Zero
+from orpo_cli.training.zero_config import ZeroSettings
 
 if TYPE_CHECKING:
     from orpo_cli.recipe.schema import FsdpConfig

@@ -23,15 +23,13 @@ from orpo_cli.rundir import RunDir
 from orpo_cli.training.moved_inputs import follow_moves
 from orpo_cli.training.resumed_step import ACCUMULATION, PAIRS, process_obstacle
 
-# Settings that may differ in a resumed run: they change neither the steps nor their order. With the same pairs of a step,
+# Settings, or prefixes of their names, that may differ in a resumed run: they change neither the steps nor their order. With the same pairs of a step,
 # gradient_accumulation_steps may, too.
 CHANGEABLE = (
     "name", "tags", "output_dir", "device", "merge.", "export.", "hub.", "engine.max_tokens_per_microbatch",
     "training.gradient_checkpointing", "training.activation_checkpointing", "launch.", "training.ddp_",
     "training.max_steps", "training.num_train_epochs", "training.logging_", "training.eval_s", "training.eval_on_start",
     "training.save_", "training.watchdogs",
-    "launch.machine_rank", "launch.main_process_", "launch.gpu_ids", "launch.num_cpu_threads_per_process",
-    "launch.enable_cpu_affinity", "launch.monitor_interval", "launch.rdzv_conf",
     "training.report_to", "training.run_name", "training.per_device_eval_batch_size", "training.dataloader_",
 )  # fmt: skip
 ADDED_LATER = {"training.nll_weight": 1.0}  # settings that plans of older versions do not have, with what they did

@@ -19,6 +19,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import Shard
 
 from orpo_cli.errors import UsageError
+from orpo_cli.model.base_model import base_of
 
 if TYPE_CHECKING:
     from orpo_cli.recipe.schema import FsdpConfig
@@ -45,7 +46,7 @@ def shard_model(model: Any, mesh: DeviceMesh, config: FsdpConfig, compute_dtype:
     all layers have it: with that of the computation, they would be rounded where one process does not round them.
     Raises UsageError where the classes of the layers are unknown.
     """
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    base = base_of(model)
     layers = decoder_layers(base, config.transformer_layer_cls_to_wrap)
     _keep_quantization_states(model)
     offload = config.offload_params and mesh.device_type != "cpu"

@@ -50,7 +50,7 @@ from orpo_cli.training.parallel_trainer import ParallelTrainer
 from orpo_cli.training.setting_errors import explain_setting_errors
 from orpo_cli.training.step_sampler import StepLayout, StepSampler, epoch_order
 from orpo_cli.training.whole_state import whole_tensor
-from orpo_cli.training.zero import zero_stage
+from orpo_cli.training.zero_config import zero_stage
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # "experimental": the pin answers it

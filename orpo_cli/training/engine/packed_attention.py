@@ -20,7 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import causal_mask_function
 
 from orpo_cli.training.engine import packed_attention_cuda
-from orpo_cli.training.engine.block_attention import BlockPlan, Segment, attention_window, block_attention
+from orpo_cli.training.engine.attention_blocks import BlockPlan, Segment, attention_window
+from orpo_cli.training.engine.block_attention import block_attention
 from orpo_cli.training.engine.packed_attention_cuda import CudaMask
 from orpo_cli.training.engine.packing import MicroBatch
 from orpo_cli.training.engine.prefix_tree import Branch

@@ -9,8 +9,8 @@ import pytest
 import torch
 from support.allocated_storages import AllocatedStorages
 
-from orpo_cli.training.engine import block_attention
-from orpo_cli.training.engine.block_attention import BlockPlan, Segment, attention_window
+from orpo_cli.training.engine import attention_blocks, block_attention
+from orpo_cli.training.engine.attention_blocks import BlockPlan, Segment, attention_window
 
 Allowed = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 HEADS, KV_HEADS, HEAD_DIM = 6, 2, 8
@@ -87,9 +87,9 @@ def test_blocks_give_the_outputs_and_gradients_of_all_scores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if small_calls:
-        monkeypatch.setattr(block_attention, "MAX_SCORES_OF_ONE_CALL", 0)
+        monkeypatch.setattr(attention_blocks, "MAX_SCORES_OF_ONE_CALL", 0)
         monkeypatch.setattr(block_attention, "MAX_STORED_SCORES", 20_000)
-        monkeypatch.setattr(block_attention, "MAX_MASKED_SCORES", 9_000)
+        monkeypatch.setattr(attention_blocks, "MAX_MASKED_SCORES", 9_000)
     allowed, size = MASKS[name]
     tensors = inputs(450, value_dim)
     sinks = torch.randn(HEADS, dtype=torch.float64, requires_grad=True) if has_sinks else None
@@ -135,7 +135,7 @@ def test_twice_the_tokens_take_twice_the_memory(
     name: str, softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(block_attention, "MAX_STORED_SCORES", 1 << 18)
-    monkeypatch.setattr(block_attention, "MAX_MASKED_SCORES", 1 << 16)
+    monkeypatch.setattr(attention_blocks, "MAX_MASKED_SCORES", 1 << 16)
     allowed, size = MASKS[name]
     peaks = []
     for length in (256, 512, 1024):

@@ -1,4 +1,4 @@
-"""Checkpoints of a trainer: written whole and published when complete, and the return to them."""
+"""Checkpoints of a trainer: saved to a staging folder, published when complete, and loaded."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from orpo_cli.checkpoint_manifest import CheckpointDamaged, check_files
 from orpo_cli.errors import RunError
 from orpo_cli.model.save import remove_empty_card
 from orpo_cli.training.checkpoint_writer import CheckpointWriter
+from orpo_cli.training.full_state import (
+    full_tensor,
+    gather_optimizer,
+    gather_weights,
+    loading_full_weights,
+    scatter_optimizer,
+)
 from orpo_cli.training.random_state import draws_dropout, load_random_state, save_random_state, seed_process
 from orpo_cli.training.retention import keep_only
 from orpo_cli.training.trained_totals import TOTALS_FILE
-from orpo_cli.training.whole_state import (
-    gather_optimizer,
-    gather_weights,
-    loading_whole_weights,
-    scatter_optimizer,
-    whole_tensor,
-)
 
 
 class CheckpointingTrainer(Trainer):
@@ -75,7 +75,7 @@ class CheckpointingTrainer(Trainer):
                 f"the best checkpoint {self.state.best_model_checkpoint} is damaged: {error}.",
                 remedy="Train it again: `--resume PATH` with a checkpoint before it.",
             ) from error
-        with loading_whole_weights() if self.zero is None else self.zero.loading_whole_weights():
+        with loading_full_weights() if self.zero is None else self.zero.loading_full_weights():
             super()._load_best_model()
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
@@ -109,11 +109,11 @@ class CheckpointingTrainer(Trainer):
             super()._run_epoch(*args, **kwargs)
 
     def gather_weights(self, *, save_embedding_layers: bool | str = "auto") -> dict[str, torch.Tensor] | None:
-        """What ``save_pretrained`` gets as ``state_dict``, on rank 0; None where the model has whole weights. All ranks call it."""
+        """What ``save_pretrained`` gets as ``state_dict``, on rank 0; None where the weights are not sharded. All ranks call it."""
         if self.fsdp is None and self.zero is None:
             return None
-        whole = whole_tensor if self.zero is None else self.zero.whole_weight
-        return gather_weights(self.model, self.agreement, whole, save_embedding_layers=save_embedding_layers)
+        gather = full_tensor if self.zero is None else self.zero.full_weight
+        return gather_weights(self.model, self.agreement, gather, save_embedding_layers=save_embedding_layers)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.fsdp is None and self.zero is None:

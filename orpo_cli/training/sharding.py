@@ -93,7 +93,7 @@ def reshard(model: torch.nn.Module) -> None:
 
 @contextmanager
 def deferred_reduction(model: FSDPModule) -> Iterator[None]:
-    """Context of a backward pass whose gradients stay whole on each rank, and are averaged by a later one."""
+    """Context of a backward pass whose gradients are not sharded on each rank, and are averaged by a later one."""
     model.set_requires_gradient_sync(False)
     try:
         yield

@@ -28,6 +28,7 @@ from orpo_cli.rundir import RunDir
 from orpo_cli.training.allocator import keep_freed_memory, reserve_small_chunks
 from orpo_cli.training.checkpoint_writer import remove_staging
 from orpo_cli.training.failed_attempt import record_failure
+from orpo_cli.training.full_state import local_tensor
 from orpo_cli.training.interrupt import InterruptCallback
 from orpo_cli.training.live_watchdogs import LiveWatchdogs
 from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
@@ -40,7 +41,6 @@ from orpo_cli.training.trackers import TrackersCallback, tracker_names
 from orpo_cli.training.trained_totals import TrainedTotals
 from orpo_cli.training.trl_trainer import PairTrainer
 from orpo_cli.training.untrained_tokens import untrained_template_tokens
-from orpo_cli.training.whole_state import local_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -75,34 +75,18 @@ def train(
     interrupt = InterruptCallback(observer.note)
     started = time.time()
     if plan.device == "cpu":
-        keep_freed_memory()
-        reserve_small_chunks()
-        use_onednn()
-        initialize_vector_math()
+        _configure_cpu()
     if rundir.writes:
         rundir.check_owned()
         remove_staging(rundir.checkpoints)
     try:
-        inputs.model.config.pad_token_id = inputs.tokenizer.pad_token_id
-        deadline = find_deadline(plan.training.get("save_before"))
-        pushes = bool(plan.training.get("push_to_hub"))
-        leaving = [] if deadline is None else [SaveBeforeCallback(deadline, observer.note, pushes=pushes)]
         from_step = checkpoint_step(resume_from) or 0 if resume_from else 0
-        reads_checkpoints = trackers_read_checkpoints(tracker_names(plan))
         trackers = TrackersCallback(plan, rundir, observer, from_step)
         metrics.listeners.append(trackers.record)
         watchdogs = LiveWatchdogs(plan, metrics, rundir.add_warning)
-        schedule = ScheduleCallback(observer, plan.launch.pairs_per_step, len(inputs.eval_dataset or ()))
-        all_callbacks = [schedule, trackers, metrics, *leaving, interrupt, *callbacks]
-        observer.status("preparing the trainer")
-        trainer = make_trainer(plan, rundir.checkpoints, inputs, all_callbacks, observer.note)
-        metrics.trainer, trainer.saver.check_owned = trainer, rundir.check_owned
-        trainer.status = observer.status
-        trainer.report_event, trainer.checkpoint_totals = metrics.event, metrics.checkpoint_totals
+        trainer = _connect_trainer(plan, rundir, inputs, metrics, trackers, [interrupt, *callbacks])
         if resume_from is not None:  # the evaluation of the base is done
             trainer.args.eval_on_start = False
-        # Their callbacks measure the save, or read the checkpoint.
-        trainer.saver.in_background = not (deadline or pushes or reads_checkpoints)
         if rundir.writes:
             _begin_steps(rundir, inputs, observer, trainer, resume_from)
             metrics.before = metrics.before.at_least(_elapsed(rundir))
@@ -111,15 +95,7 @@ def train(
             with watchdogs.ending_training(trainer.agreement):
                 interrupt.run_steps(trainer, resume_from)
             observer.status("saving the result")
-            weights = _gather_result(trainer, plan)
-            if rundir.writes:
-                rundir.check_owned()
-                metrics.file.finish()
-                write_last_step(rundir, trainer.state.global_step)
-                save_result(trainer.model, inputs.tokenizer, plan, rundir, weights)
-                metrics.event("end", reason=FINISHED)
-                metrics.file.finish()
-                _record_result(rundir, trainer, metrics, time.time() - started)
+            _finish(trainer, inputs, plan, rundir, metrics, started)
     except (Interrupted, KeyboardInterrupt):
         if rundir.writes:
             with interruption.uninterrupted():
@@ -136,6 +112,39 @@ def train(
         if explained is error:
             raise
         raise explained from error
+
+
+def _configure_cpu() -> None:
+    keep_freed_memory()
+    reserve_small_chunks()
+    use_onednn()
+    initialize_vector_math()
+
+
+def _connect_trainer(
+    plan: Plan,
+    rundir: RunDir,
+    inputs: TrainingInputs,
+    metrics: MetricsCallback,
+    trackers: TrackersCallback,
+    callbacks: Sequence[TrainerCallback],
+) -> PairTrainer:
+    """The trainer with all callbacks, which reports to ``metrics`` and its observer; ``callbacks`` come last."""
+    observer = metrics.observer
+    inputs.model.config.pad_token_id = inputs.tokenizer.pad_token_id
+    deadline = find_deadline(plan.training.get("save_before"))
+    pushes = bool(plan.training.get("push_to_hub"))
+    save_before = [] if deadline is None else [SaveBeforeCallback(deadline, observer.note, pushes=pushes)]
+    schedule = ScheduleCallback(observer, plan.launch.pairs_per_step, len(inputs.eval_dataset or ()))
+    all_callbacks = [schedule, trackers, metrics, *save_before, *callbacks]
+    observer.status("preparing the trainer")
+    trainer = make_trainer(plan, rundir.checkpoints, inputs, all_callbacks, observer.note)
+    metrics.trainer, trainer.saver.check_owned = trainer, rundir.check_owned
+    trainer.status = observer.status
+    trainer.report_event, trainer.checkpoint_totals = metrics.event, metrics.checkpoint_totals
+    # Their callbacks measure the save, or read the checkpoint.
+    trainer.saver.in_background = not (deadline or pushes or trackers_read_checkpoints(tracker_names(plan)))
+    return trainer
 
 
 def _begin_steps(
@@ -156,6 +165,22 @@ def _elapsed(rundir: RunDir) -> float:
     """Seconds of training until the last line of the earlier attempts: they end later than their last checkpoint."""
     found = (line.get("elapsed") for line in read_json_lines(rundir.metrics))
     return max((float(seconds) for seconds in found if seconds is not None and is_number(seconds)), default=0.0)
+
+
+def _finish(
+    trainer: PairTrainer, inputs: TrainingInputs, plan: Plan, rundir: RunDir, metrics: MetricsCallback, started: float
+) -> None:
+    """Save the result and record it; all ranks call this, and one writes. ``started``: the time when training began."""
+    weights = _gather_result(trainer, plan)
+    if not rundir.writes:
+        return
+    rundir.check_owned()
+    metrics.file.finish()
+    write_last_step(rundir, trainer.state.global_step)
+    save_result(trainer.model, inputs.tokenizer, plan, rundir, weights)
+    metrics.event("end", reason=FINISHED)
+    metrics.file.finish()
+    _record_result(rundir, trainer, metrics, time.time() - started)
 
 
 def trackers_read_checkpoints(report_to: Sequence[str]) -> bool:

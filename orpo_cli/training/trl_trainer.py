@@ -38,6 +38,7 @@ from orpo_cli.training.agreement import Agreement
 from orpo_cli.training.checkpoint_saver import CheckpointSaver
 from orpo_cli.training.checkpointing_trainer import CheckpointingTrainer
 from orpo_cli.training.evaluating_trainer import EvaluatingTrainer
+from orpo_cli.training.full_state import full_tensor
 from orpo_cli.training.padded_batch import (
     PairCollator,
     batch_weight,
@@ -49,7 +50,6 @@ from orpo_cli.training.padded_batch import (
 from orpo_cli.training.parallel_trainer import ParallelTrainer
 from orpo_cli.training.setting_errors import explain_setting_errors
 from orpo_cli.training.step_sampler import StepLayout, StepSampler, epoch_order
-from orpo_cli.training.whole_state import whole_tensor
 from orpo_cli.training.zero_config import zero_stage
 
 with warnings.catch_warnings():
@@ -73,7 +73,7 @@ class PairTrainer(EvaluatingTrainer, CheckpointingTrainer, ParallelTrainer, ORPO
     two matrices different learning rates. ``pairs_seen`` counts the pairs of this rank, ``tokens_seen`` the tokens of their
     chosen and rejected sequences without padding; ``step_rows`` has the names of the rows of the current step.
     ``eval_batch_pairs``: pairs of a batch of an evaluation; by default a batch has a limited number of tokens.
-    ``packs_shares``: see ``StepLayout.packed``. ``fsdp``: settings of FSDP2 where it shards the weights; they are whole until
+    ``packs_shares``: see ``StepLayout.packed``. ``fsdp``: settings of FSDP2 where it shards the weights; they are not sharded until
     ``train`` begins.
     """
 
@@ -292,7 +292,7 @@ class PairTrainer(EvaluatingTrainer, CheckpointingTrainer, ParallelTrainer, ORPO
         if self.zero is not None:
             norm = self.zero.gradient_norm() if grad_norm is None else grad_norm
         else:
-            norm = whole_tensor(super()._get_grad_norm(model, grad_norm=grad_norm))
+            norm = full_tensor(super()._get_grad_norm(model, grad_norm=grad_norm))
         rows, self.step_rows = self.step_rows, []
         scaled = self.accelerator.scaler is not None  # fp16: the scaler skips such steps and lowers its scale
         if norm is not None and not scaled and not torch.isfinite(torch.as_tensor(norm)):

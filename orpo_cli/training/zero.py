@@ -101,9 +101,9 @@ class Zero:
         value = float(norm) / float(self._zero_optimizer.loss_scale)
         return value if value >= 0 and math.isfinite(value) else math.nan  # DeepSpeed's -1 is such a norm
 
-    # Whole state
+    # Full state
 
-    def whole_weight(self, tensor: torch.Tensor) -> torch.Tensor:
+    def full_weight(self, tensor: torch.Tensor) -> torch.Tensor:
         """A weight as one process has it: gathered, and a trained one with the precision that it was loaded with."""
         loaded = self._loaded_dtypes.get(id(tensor), tensor.dtype)
         if loaded != tensor.dtype:
@@ -117,8 +117,8 @@ class Zero:
             return tensor.detach().clone()
 
     @contextmanager
-    def loading_whole_weights(self) -> Iterator[None]:
-        """Context in which whole tensors can be copied into the trained weights."""
+    def loading_full_weights(self) -> Iterator[None]:
+        """Context in which full tensors can be copied into the trained weights."""
         trained = [each for each in self.model.module.parameters() if each.requires_grad] if self.partitioned else []
         with self._gathered(trained, modifier_rank=0) if trained else contextlib.nullcontext():
             yield
@@ -131,7 +131,7 @@ class Zero:
         scalars = {name: value for name, value in example.items() if name not in parts}
         state: dict[int, dict[str, Any]] = {}
         for index, parameter in enumerate(self._parameters()):
-            gathered = {name: self._whole_state(parameter, name) for name in parts}
+            gathered = {name: self._full_state(parameter, name) for name in parts}
             if agreement.rank == 0 and example:
                 # Own scalars for each: torch.save keeps what is shared, and AdamW would count the steps of all parameters.
                 state[index] = {name: each.cpu() for name, each in gathered.items()} | copy.deepcopy(scalars)
@@ -194,20 +194,20 @@ class Zero:
             return flat
         return [each for group in self.optimizer.param_groups for each in group["params"]]
 
-    def _whole_state(self, parameter: Any, name: str) -> torch.Tensor:
+    def _full_state(self, parameter: Any, name: str) -> torch.Tensor:
         """A state of a parameter, gathered from all ranks."""
         if self.partitioned:
             from deepspeed.utils import safe_get_full_optimizer_state
 
             state: torch.Tensor = safe_get_full_optimizer_state(parameter, name)
             return state
-        whole = torch.zeros(parameter.numel(), device=parameter.device)
+        full = torch.zeros(parameter.numel(), device=parameter.device)
         if (mapping := parameter._hp_mapping) is not None:
             source, target = mapping.hp_fragment_address, mapping.lp_fragment_address
             part = self._flat_state(mapping, name).narrow(0, source.start, source.numel)
-            whole.narrow(0, target.start, target.numel).copy_(part)
-        dist.all_reduce(whole)
-        return whole.view_as(parameter)
+            full.narrow(0, target.start, target.numel).copy_(part)
+        dist.all_reduce(full)
+        return full.view_as(parameter)
 
     def _flat_state(self, mapping: Any, name: str) -> torch.Tensor:
         flat = self.optimizer.param_groups[mapping.param_group_index]["params"][0]
@@ -215,7 +215,7 @@ class Zero:
         return state
 
     def _set_part(self, parameter: Any, value: torch.Tensor, name: str | None) -> None:
-        """Set the part of this rank of a state, or (name None) of the weights in float32, to that of the whole ``value``."""
+        """Set the part of this rank of a state, or (name None) of the weights in float32, to that of the full ``value``."""
         flat = value.flatten()
         if self.partitioned:
             from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state

@@ -28,12 +28,12 @@ from orpo_cli.training.agreement import Agreement
 from orpo_cli.training.engine import fused_lora
 from orpo_cli.training.engine.packed_step import Engine
 from orpo_cli.training.engine.parity_check import CHECKED_PAIRS
+from orpo_cli.training.full_state import full_tensor
 from orpo_cli.training.gradient_sum import average_gradients
 from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 from orpo_cli.training.metrics_log import MetricsCallback
 from orpo_cli.training.packed_trainer import PackedTrainer
 from orpo_cli.training.trained_totals import TrainedTotals
-from orpo_cli.training.whole_state import whole_tensor
 from support.json_lines import write_json_lines
 from support.tiny import pairs, save_tiny_model, tiny_llama, tiny_tokenizer
 
@@ -178,7 +178,7 @@ def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES
     except RunError as caught:
         error = str(caught)
     lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
-    whole = whole_tensor if trainer.zero is None else trainer.zero.whole_weight
+    gather = full_tensor if trainer.zero is None else trainer.zero.full_weight
     return {
         "zero_stage": 0 if trainer.zero is None else trainer.zero.model.zero_optimization_stage(),
         "history": trainer.state.log_history,
@@ -188,7 +188,7 @@ def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES
         "tokens": trainer.tokens_seen,
         "sharded": any(isinstance(each, DTensor) for each in trainer.model.parameters()),
         "weights": {
-            name: whole(each).detach().double().sum().item()
+            name: gather(each).detach().double().sum().item()
             for name, each in trainer.model.named_parameters()
             if each.requires_grad
         },

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from orpo_cli.estimate.batching import CHECKED_PAIRS, max_checked_tokens
 from orpo_cli.training.engine.packing import TokenPair, packed_length
-from orpo_cli.training.whole_state import whole_tensor
+from orpo_cli.training.full_state import full_tensor
 
 # Relative difference allowed. trl rounds half-precision logits before its softmax; the engine does not.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
@@ -67,7 +67,7 @@ def _loss_and_norms(compute_loss: Callable[[], torch.Tensor], trained: list[Any]
         loss = compute_loss()
         gradients = [None] * len(trained) if partitioned else _gradients(loss, trained)
     norms = [
-        torch.zeros((), device=loss.device) if each is None else whole_tensor(each.float().norm()).to(loss.device)
+        torch.zeros((), device=loss.device) if each is None else full_tensor(each.float().norm()).to(loss.device)
         for each in gradients
     ]
     return loss.detach().double(), torch.stack(norms).double()

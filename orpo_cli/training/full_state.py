@@ -1,4 +1,4 @@
-"""Whole state: weights and optimizer state as a single process writes them, gathered from the shards of all ranks.
+"""Full state: weights and optimizer state as a single process writes them, gathered from the shards of all ranks.
 
 Checkpoints and results therefore have one format, whatever the strategy, and a run continues with another number of
 processes or another strategy. All ranks call these functions, in the same order; rank 0 gets what is gathered.
@@ -20,13 +20,13 @@ from orpo_cli.training.agreement import Agreement
 def gather_weights(
     model: Any,
     agreement: Agreement,
-    whole: Callable[[torch.Tensor], torch.Tensor],
+    gather: Callable[[torch.Tensor], torch.Tensor],
     *,
     save_embedding_layers: bool | str = "auto",
 ) -> dict[str, torch.Tensor] | None:
     """The entries of ``model.state_dict()`` that its ``save_pretrained`` writes, in host memory; None on other ranks.
 
-    ``whole`` gathers a weight.
+    ``gather`` gives the full tensor of a weight.
     """
     state: dict[str, Any] = model.state_dict(keep_vars=True)  # tied weights are one object
     names = list(state)
@@ -35,26 +35,24 @@ def gather_weights(
     gathered: dict[int, Any] = {}
     for name in names:
         if id(state[name]) not in gathered:
-            tensor = whole(state[name]).detach()
+            tensor = gather(state[name]).detach()
             gathered[id(state[name])] = tensor.cpu() if agreement.rank == 0 else None
     return {name: gathered[id(state[name])] for name in names} if agreement.rank == 0 else None
 
 
 def gather_optimizer(optimizer: Any, agreement: Agreement) -> dict[str, Any] | None:
-    """``optimizer.state_dict()`` with whole tensors in host memory; None on other ranks."""
+    """``optimizer.state_dict()`` with full tensors in host memory; None on other ranks."""
     state = optimizer.state_dict()
     tensors: dict[Any, dict[str, Any]] = {}
     for index, values in state["state"].items():
-        gathered = {
-            name: whole_tensor(value) if isinstance(value, DTensor) else value for name, value in values.items()
-        }
+        gathered = {name: full_tensor(value) if isinstance(value, DTensor) else value for name, value in values.items()}
         if agreement.rank == 0:
             tensors[index] = {name: each.cpu() if torch.is_tensor(each) else each for name, each in gathered.items()}
     return {**state, "state": tensors} if agreement.rank == 0 else None
 
 
 def scatter_optimizer(state: dict[str, Any], optimizer: Any) -> dict[str, Any]:
-    """The whole ``state`` of an optimizer, as each rank reads it, with the shards of this rank."""
+    """The full ``state`` of an optimizer, as each rank reads it, with the shards of this rank."""
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     indices = [index for group in state["param_groups"] for index in group["params"]]
     by_index = dict(zip(indices, parameters, strict=True))
@@ -66,8 +64,8 @@ def scatter_optimizer(state: dict[str, Any], optimizer: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def loading_whole_weights() -> Iterator[None]:
-    """Context in which whole tensors can be copied into sharded weights: each rank takes its part."""
+def loading_full_weights() -> Iterator[None]:
+    """Context in which full tensors can be copied into sharded weights: each rank takes its part."""
     with implicit_replication():
         yield
 
@@ -77,7 +75,7 @@ def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else getattr(tensor, "ds_tensor", tensor)
 
 
-def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor itself, or a sharded one gathered from all ranks."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

@@ -43,6 +43,7 @@ REPAIR = "`orpo train RECIPE --resume auto` repairs it."
 _REMOVE = "Move the file away: the run does not need it."
 
 
+BENCHMARK_RESULT = "result.json"  # in the folder of a task
 RUNS_FOLDER = Path("runs")  # `orpo train` writes runs/NAME by default
 
 
@@ -270,13 +271,12 @@ class RunDir:
         """The content of samples.json."""
         return read_record(self.samples, SamplesRecord, _REMOVE) if self.samples.exists() else {}
 
-    def benchmark_result(self, task: str) -> Path:
-        """The result file of a benchmark."""
-        return self.benchmarks / task / "result.json"
-
     def read_benchmarks(self) -> list[dict[str, Any]]:
         """The result of each benchmark; empty without any."""
-        return [read_record(path, BenchmarkRecord, _REMOVE) for path in sorted(self.benchmarks.glob("*/result.json"))]
+        return [
+            read_record(path, BenchmarkRecord, _REMOVE)
+            for path in sorted(self.benchmarks.glob(f"*/{BENCHMARK_RESULT}"))
+        ]
 
     def read_pushes(self) -> dict[str, Any]:
         """The content of hub.json."""

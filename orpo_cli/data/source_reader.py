@@ -28,8 +28,9 @@ from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.pair_weight import WEIGHT_COLUMN, check_weight_source, with_weight
 from orpo_cli.data.pair_writer import PairWriter
 from orpo_cli.data.report import SEVERAL_PAIRS, SourceReport
+from orpo_cli.data.sources.opened import OpenedSource, Row
 from orpo_cli.data.sources.sample import sample_rows
-from orpo_cli.data.sources.source import OpenedSource, Row, open_source
+from orpo_cli.data.sources.source import open_source
 from orpo_cli.data.text_pairs import TextPairs
 from orpo_cli.data.tokenize import PairTokens, TruncatedPair, truncate
 from orpo_cli.data.turns import pair_names, read_pairs

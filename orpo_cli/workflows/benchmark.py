@@ -15,7 +15,7 @@ from orpo_cli.report.console import Console
 from orpo_cli.report.progress import show_progress, show_status
 from orpo_cli.run_attempts import now
 from orpo_cli.run_records import write_record
-from orpo_cli.rundir import near_run_remedy
+from orpo_cli.rundir import BENCHMARK_RESULT, near_run_remedy
 from orpo_cli.workflows.benchmark_record import decoding_record, model_record, prompts_record, versions_record
 from orpo_cli.workflows.benchmark_request import HARNESS, BenchmarkRequest
 from orpo_cli.workflows.remote_code import warn_about_remote_code
@@ -59,8 +59,9 @@ def run_benchmark(model: str, request: BenchmarkRequest, console: Console) -> di
         "model": model_record(target),
         "seconds": round(time.monotonic() - started, 1),
     }
-    write_record(folder / "result.json", document)
-    console.note(f"wrote {folder / 'result.json'}")
+    result = folder / BENCHMARK_RESULT
+    write_record(result, document)
+    console.note(f"wrote {result}")
     return document
 
 
@@ -82,7 +83,7 @@ def result_folder(model: str, request: BenchmarkRequest) -> Path:
 
 def _check_folder(folder: Path, model: str) -> None:
     """Raise UsageError where the folder has the result of another model."""
-    before = read_json_object_or_empty(folder / "result.json").get("name", model)
+    before = read_json_object_or_empty(folder / BENCHMARK_RESULT).get("name", model)
     if before != model and Path(before).expanduser().resolve() != Path(model).expanduser().resolve():
         raise UsageError(
             f"{folder} has the result of {before}.", remedy=f"Name another folder (--output DIR), or remove {folder}."

@@ -20,7 +20,7 @@ from orpo_cli.cli.benchmark import command
 from orpo_cli.errors import UsageError
 from orpo_cli.report.page.sections import sections
 from orpo_cli.report.run_history import read_history
-from orpo_cli.rundir import RunDir
+from orpo_cli.rundir import BENCHMARK_RESULT, RunDir
 
 app = typer.Typer()
 app.command()(command)
@@ -64,7 +64,7 @@ def test_answers_of_base_and_tuned_are_written_for_alpaca_eval(run: RunDir, meas
 
 
 def test_the_result_file_says_what_decided_the_answers(run: RunDir, measured: dict[str, Any]) -> None:
-    document = json.loads(run.benchmark_result("alpaca_eval").read_text())
+    document = json.loads((run.benchmarks / "alpaca_eval" / BENCHMARK_RESULT).read_text())
     assert document == measured["alpaca_eval"]
     assert (document["task"], document["questions"]["asked"], document["questions"]["available"]) == (
         "alpaca_eval",

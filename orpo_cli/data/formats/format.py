@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from orpo_cli.data.json_text import parse_json_text
 from orpo_cli.data.messages import check_json, is_messages, read_messages, read_text
 from orpo_cli.data.pair import Message, Pair, RowRejected
-from orpo_cli.data.sources.source import Row as NamedRow
+from orpo_cli.data.sources.opened import Row as NamedRow
 
 Row = dict[str, Any]
 Drop = Callable[[str, RowRejected], None]

@@ -20,7 +20,7 @@ from orpo_cli.data.formats.format import (
 )
 from orpo_cli.data.messages import conversation_pair, read_messages
 from orpo_cli.data.pair import Pair, RowRejected
-from orpo_cli.data.sources.source import Row as NamedRow
+from orpo_cli.data.sources.opened import Row as NamedRow
 
 MAX_UNPAIRED = 100_000  # rows that wait for a partner; above, the oldest is dropped, to bound the memory
 SHARED = ("prompt", *SYSTEM_COLUMNS, "tools")  # columns in which the two rows of a pair are equal

@@ -22,7 +22,7 @@ from orpo_cli.data.formats.format import (
 )
 from orpo_cli.data.messages import conversation_pair, read_text, type_name
 from orpo_cli.data.pair import Message, Pair, RowRejected
-from orpo_cli.data.sources.source import Row as NamedRow
+from orpo_cli.data.sources.opened import Row as NamedRow
 
 HELPSTEER_SCORES = ("helpfulness", "correctness", "coherence")
 PROMPTS = ("prompt", "instruction", "question", "input")

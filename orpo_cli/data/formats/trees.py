@@ -9,7 +9,7 @@ from orpo_cli.data.formats import preference
 from orpo_cli.data.formats.format import Drop, Format, GroupedRow, Row, TurnRow, parse_number
 from orpo_cli.data.messages import type_name
 from orpo_cli.data.pair import RowRejected
-from orpo_cli.data.sources.source import Row as NamedRow
+from orpo_cli.data.sources.opened import Row as NamedRow
 
 ROLES = {"prompter": "user", "user": "user", "assistant": "assistant"}
 FLAT_COLUMNS = ("message_id", "parent_id", "message_tree_id", "text", "role")

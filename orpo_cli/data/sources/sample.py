@@ -11,7 +11,7 @@ from itertools import chain, compress, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from orpo_cli.data.sources.source import OpenedSource, Row, Rows
+from orpo_cli.data.sources.opened import OpenedSource, Row, Rows
 from orpo_cli.errors import DataError
 from orpo_cli.recipe.schema import Source
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import yaml
 
-from orpo_cli.api.in_memory import DATA_FILE, SavedObject
+from orpo_cli.api.in_memory import SavedObject
 from orpo_cli.errors import DataError, Problem
+from orpo_cli.memory_dataset import DATA_FILE
 
 _COLUMNS = re.compile(r"`columns: (\{.*?\})`")
 _IN_RECIPE = " below the path of the source in the recipe"

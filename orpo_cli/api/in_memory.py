@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from orpo_cli.cache_dir import cache_dir
 from orpo_cli.cache_entry import cached_entry
 from orpo_cli.errors import UsageError
+from orpo_cli.memory_dataset import DATA_FILE, memory_dataset_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-DATA_FILE = "pairs.parquet"
 
 
 class SavedObject(NamedTuple):
@@ -45,7 +44,7 @@ def save_dataset(dataset: Dataset) -> Path:
     digest = hashlib.sha256(str(plain.features).encode())
     for batch in plain.with_format("arrow").iter(batch_size=1000):
         digest.update(json.dumps(batch.to_pylist(), default=repr, ensure_ascii=False).encode())
-    entry = cache_dir() / "datasets" / digest.hexdigest()[:32]
+    entry = memory_dataset_folder(cache_dir(), digest.hexdigest(), len(dataset))
     cached_entry(entry, lambda folder: _write_parquet(plain, folder), lambda _: None, what="writes the same dataset")
     return entry / DATA_FILE
 

@@ -6,13 +6,14 @@ import re
 from pathlib import PurePath
 
 from orpo_cli.control_characters import escape_controls
+from orpo_cli.memory_dataset import source_label
 
 _INLINE = re.compile(r"([\\`*\[\]|])")
 
 
 def public_path(path: object) -> str:
-    """A path or an id for readers elsewhere: of a path on this machine the name of the file."""
-    text = str(path or "")
+    """A path or an id for readers elsewhere: of a path on this machine the name of the file, of a dataset in memory its label."""
+    text = source_label(str(path or ""))
     is_local = PurePath(text).is_absolute() or text.startswith(("~", "file:"))
     return PurePath(text).name if is_local else text
 

@@ -35,6 +35,7 @@ from orpo_cli.data.text_pairs import TextPairs
 from orpo_cli.data.tokenize import PairTokens, TruncatedPair, truncate
 from orpo_cli.data.turns import pair_names, read_pairs
 from orpo_cli.errors import DataError
+from orpo_cli.memory_dataset import source_label
 from orpo_cli.recipe.schema import DatasetSection, Source
 
 FORMAT_SAMPLE_ROWS = 100  # rows that decide the format of a source
@@ -81,7 +82,7 @@ class SourceReader:
                 self.dropped.part = part
             file, counts = load_or_prepare(key, prepare, self._note_once)
             return file, SourceReport.from_dict(
-                {**counts, "part": part, "path": source.path, "location": found.location}
+                {**counts, "part": part, "path": source_label(source.path), "location": source_label(found.location)}
             )
 
     def _note_once(self, text: str) -> None:

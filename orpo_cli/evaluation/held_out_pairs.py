@@ -9,6 +9,7 @@ from typing import Any
 
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.evaluation.eval_target import EvalTarget
+from orpo_cli.memory_dataset import source_label
 from orpo_cli.planning.plan import Plan
 from orpo_cli.recipe.schema import DatasetSection, Source
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
@@ -76,7 +77,9 @@ def load_held_out_pairs(
             note(line)
     rows = list(pairs.select(range(min(max_samples or len(pairs), len(pairs)))))
     same = None if data is not None else _same_as_in_training(target.rundir, report.fingerprints["eval"])
-    return HeldOutPairs(rows=rows, source=data or "held-out", available=len(pairs), same_as_in_training=same)
+    return HeldOutPairs(
+        rows=rows, source=source_label(data or "held-out"), available=len(pairs), same_as_in_training=same
+    )
 
 
 def _same_as_in_training(rundir: RunDir | None, fingerprint: str) -> bool | None:

@@ -13,6 +13,7 @@ from typing import Any
 from orpo_cli.control_characters import one_line
 from orpo_cli.estimate.memory import EstimateInputs
 from orpo_cli.estimate.parameter_counts import count_trained_by_adapter
+from orpo_cli.memory_dataset import source_label
 from orpo_cli.planning.model_facts import ModelFacts
 from orpo_cli.planning.plan import CHECKPOINTING, STRATEGY, TOKEN_BUDGET, Plan
 from orpo_cli.report.estimate_view import LABELS, MAX_SAVINGS_SHOWN
@@ -145,11 +146,13 @@ def _sources(dataset: dict[str, Any], held_out_pairs: int | None) -> str:
     """Paths of the sources, and what is held out, with its number of pairs where it was counted."""
     held_out, number = dataset["eval"], "" if held_out_pairs is None else f" ({held_out_pairs:,})"
     if isinstance(held_out, list):
-        held_out = ", ".join(short_path(source["path"]) for source in held_out) + number.replace(")", " pairs)")
+        held_out = ", ".join(short_path(source_label(source["path"])) for source in held_out) + number.replace(
+            ")", " pairs)"
+        )
     elif held_out is not None:
         size = held_out["test_size"]
         held_out = f"{size:.0%} of the pairs{number}" if 0 < size < 1 else f"{size:g} pairs"
-    train = ", ".join(short_path(source["path"]) for source in dataset["train"])
+    train = ", ".join(short_path(source_label(source["path"])) for source in dataset["train"])
     turns = "; a pair of each turn" if dataset["turns"] == "all" else ""
     rejected = "" if dataset["rejected"] == "first" else f"; rejected: {dataset['rejected']}"
     return f"{train}; held out: {held_out or 'nothing'}{turns}{rejected}"

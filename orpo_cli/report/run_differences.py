@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.control_characters import one_line
+from orpo_cli.memory_dataset import source_label
 from orpo_cli.report.run_history import RunHistory
 
 # Keys of a plan that say where a run is or what it is called, not what it trains.
@@ -78,7 +79,7 @@ def value_text(value: Any, *, short: bool = True) -> str:
         return ", ".join(texts) if len(texts) <= 3 or not short else f"{len(texts)} items"
     if isinstance(value, dict):
         return ", ".join(f"{key}={value_text(each, short=short)}" for key, each in value.items() if each is not None)
-    text = one_line(str(value))
+    text = source_label(one_line(str(value)))
     return Path(text).name if short and text.startswith(("/", "./", "../", "~", "package://")) else text
 
 

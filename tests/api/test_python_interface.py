@@ -81,6 +81,23 @@ def test_a_training_of_objects_in_memory_is_an_ordinary_run(trained: tuple[Run, 
     assert Run(run.path).record["command"] == []
 
 
+def test_records_name_a_dataset_in_memory_and_not_its_file_in_the_cache(
+    trained: tuple[Run, CountSteps, Any, Any], tmp_path: Path
+) -> None:
+    run, _, model, tokenizer = trained
+    sources = run.rundir.read_data_report()["sources"]
+    assert [source["location"] for source in sources] == ["dataset in memory (12 rows)", "dataset in memory (4 rows)"]
+    assert [source["path"] for source in sources] == [source["location"] for source in sources]
+    page, card = run.report(tmp_path / "page.html").read_text(), (run.path / "README.md").read_text()
+    file = str(run.plan.dataset.train[0].path)
+    assert "dataset in memory (12 rows)" in page
+    assert page.count(file) == 1  # in the recipe, which trains the same again
+    assert "dataset in memory (12 rows)" in card
+    assert Path(file).name not in card
+    rows = datasets.Dataset.from_list(pairs(1))
+    assert evaluate(model, rows, tokenizer=tokenizer, max_length=64)["data"] == "dataset in memory (1 row)"
+
+
 def test_what_a_run_can_do_prints_nothing_and_leaves_the_process_alone(
     trained: tuple[Run, CountSteps, Any, Any], capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "orpo_cli"
 ORDER = [  # each package imports those above it; packages of one line do not import each other
-    {"control_characters", "secret_patterns"},
+    {"control_characters", "memory_dataset", "secret_patterns"},
     {
         "errors",
         "machine",

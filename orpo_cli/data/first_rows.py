@@ -49,7 +49,8 @@ def check_first_rows(source: Source) -> None:
     if rows:
         check_columns(source.columns, rows, str(path))
         rows = prepare_rows([rename_columns(row, source.columns) for row in rows], source.format)
-        detect_format(rows, source.format, f"{path} (its first rows)", labels=source.labels)
+        where = f"{path} (its first rows)"
+        detect_format(rows, source.format, where, labels=source.labels, columns=source.columns)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def find_columns(path: Path) -> FoundColumns | None:
             raise
         mapping = proposed
     renamed = [rename_columns(row, mapping) for row in rows]
-    format_ = detect_format(renamed, source.format, str(path))
+    format_ = detect_format(renamed, source.format, str(path), columns=mapping)
     read = {*format_.columns, *SCORE_COLUMNS, "weight"}
     names = list(dict.fromkeys(str(name) for row in renamed if isinstance(row, dict) for name in row))
     unused = [name for name in names if name not in read]

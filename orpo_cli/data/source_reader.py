@@ -129,7 +129,9 @@ class SourceReader:
             first_rows = [parse_cells(parse_text_lists(row, lists)) for row in first_rows]
             rows = (Row(row.name, parse_text_lists(row.value, lists)) for row in rows)
         where, seed = f"{found.location} (rows from {head[0].name})", self.dataset.shuffle_seed
-        format_ = detect_format(first_rows, source.format, where, labels=source.labels, seed=seed)
+        format_ = detect_format(
+            first_rows, source.format, where, labels=source.labels, columns=source.columns, seed=seed
+        )
         report.format = format_.name
         check_weight_source(source, format_, found.location)
         dicts = [row for row in first_rows if isinstance(row, dict)]

@@ -80,7 +80,7 @@ def _read_prompts(source: Source, dataset: DatasetSection, tokenizer: PreTrained
             rename_columns(row.value, source.columns)
             for row in islice(sample_rows(found, source, dataset.shuffle_seed).rows, 4 * RUN_PROMPT_COUNT)
         ]
-    format_ = detect_format(rows, source.format, source.path)
+    format_ = detect_format(rows, source.format, source.path, labels=source.labels, columns=source.columns)
     pairs = []
     for row in rows:
         with suppress(RowRejected):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any
 
-from orpo_cli.data.formats.judged import LABEL_COLUMNS, SIGNED_LABELS, read_verdict
+from orpo_cli.data.formats.judged import LABEL_COLUMNS, SIGNED_LABELS, TIE_LABELS, read_verdict
 from orpo_cli.data.messages import is_messages
 from orpo_cli.data.pair import RowRejected
 
@@ -107,40 +108,49 @@ def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
 
 
 def _propose_judged(rows: Sequence[Any]) -> dict[str, str] | None:
-    """Mapping for two answers in columns such as ``model_a`` and ``model_b``, with a column that names the better one."""
+    """Mapping for two answers, with a column that names the better one: ``model_a`` and ``model_b`` with ``winner``."""
     names = _names(rows)
-    for first, second in combinations(names, 2):
-        ends = first[-1:].lower(), second[-1:].lower()
-        if first[:-1] != second[:-1] or ends not in JUDGED_NAMES:
-            continue
-        if not all(_has_sentences(name, rows) for name in (first, second)):
-            continue
+    for first, second in combinations(filter(partial(_has_sentences, rows=rows), names), 2):
+        has_ends = first[:-1] == second[:-1]
+        targets = JUDGED_NAMES.get((first[-1:].lower(), second[-1:].lower())) if has_ends else None
         others = [name for name in names if name not in (first, second)]
-        labels = [name for name in others if name in (*LABEL_COLUMNS, *SIGNED_LABELS)]
-        labels += [name for name in others if name not in labels and _is_verdict(name, JUDGED_NAMES[ends], rows)]
+        known = [name for name in others if name in (*LABEL_COLUMNS, *SIGNED_LABELS) and targets]
+        labels = known or [name for name in others if _is_verdict(name, (first, second), targets, rows)]
         if not labels:
             continue
         prompts = prompt_candidates(rows, (first, second, labels[0]))
-        known = labels[0] in (*LABEL_COLUMNS, *SIGNED_LABELS)
-        answers = dict(zip(JUDGED_NAMES[ends], (first, second), strict=True))
-        return {**({"prompt": prompts[0]} if prompts else {}), **answers, **({} if known else {"winner": labels[0]})}
+        return {
+            **({"prompt": prompts[0]} if prompts else {}),
+            **dict(zip(targets or JUDGED_NAMES["a", "b"], (first, second), strict=True)),
+            **({"winner": labels[0]} if labels[0] not in (*LABEL_COLUMNS, *SIGNED_LABELS) else {}),
+        }
     return None
 
 
-def _is_verdict(column: str, answers: tuple[str, str], rows: Sequence[Any]) -> bool:
-    """Whether every value of a column is a text that names one of two answers as the better one, or a tie."""
-    values = [row[column] for row in _having(rows, column)]
-    return bool(values) and all(
-        isinstance(value, str)
-        and not value.strip().isdigit()
-        and read_verdict({"winner": value}, answers, {}) is not None
+def _is_verdict(column: str, answers: tuple[str, str], targets: tuple[str, str] | None, rows: Sequence[Any]) -> bool:
+    """Whether every value of a column is a text that names one of two columns as the better answer, or a tie.
+
+    ``targets``: the names that the format has for them; a value may refer to these, too: ``A`` and ``model_a`` to ``response_a``.
+    """
+    values = {row[column] for row in _having(rows, column) if isinstance(row[column], str)}
+    verdicts = {
+        value: "named" if value in answers else targets and read_verdict({"winner": value}, targets, {})
         for value in values
+        if value.strip().lower() not in TIE_LABELS and not value.strip().isdigit()
+    }
+    return (
+        bool(verdicts) and all(verdicts.values()) and all(isinstance(row[column], str) for row in _having(rows, column))
     )
 
 
 def example_columns(rows: Sequence[Any]) -> str | None:
-    """`columns:` as an example: the first three columns of texts, or two, in the order of the data; None where there are fewer."""
+    """`columns:` as an example: the first three columns of texts, or two, in the order of the data; None where there are fewer.
+
+    Columns of one word, such as names and numbers, only where there are no others.
+    """
     texts = [name for name in _names(rows) if all(isinstance(row[name], str) for row in _having(rows, name))]
+    if len(sentences := [name for name in texts if _has_sentences(name, rows)]) > 1:
+        texts = sentences
     keys = ("prompt", "chosen", "rejected") if len(texts) > 2 else ("chosen", "rejected")
     return columns_line(dict(zip(keys, texts, strict=False))) if len(texts) > 1 else None
 

@@ -40,12 +40,14 @@ def detect_format(
     where: str = "the data",
     *,
     labels: Mapping[str, Verdict] | None = None,
+    columns: Mapping[str, str] | None = None,
     seed: int = 42,
 ) -> Format:
     """Format that most of ``rows`` (the first of a source) match, or the one named ``wanted``.
 
-    ``labels``: meaning of the labels of judged pairs; ``seed`` draws the rejected completion where there are several. Raises
-    DataError where no row matches a format, with the columns found, or where the name is unknown.
+    ``labels``: meaning of the labels of judged pairs; ``columns``: those that were renamed, format's name → data's name; ``seed``
+    draws the rejected completion where there are several. Raises DataError where no row matches a format, with the columns found,
+    or where the name is unknown.
     """
     known = {format_.name: format_ for format_ in FORMATS}
     if wanted != "auto" and wanted not in known:
@@ -68,7 +70,7 @@ def detect_format(
         views = [one_rejected(row) if isinstance(row, dict) else row for row in rows]
         return preference.for_rows(format_, views, implicit_prompts=wanted != "auto")
     if format_ is JUDGED:
-        return judged.for_rows(format_, rows, labels or {}, where)
+        return judged.for_rows(format_, rows, labels or {}, columns or {}, where)
     if format_ in SEEDED_FORMATS:
         return replace(format_, read=partial(format_.read, seed=seed))  # type: ignore[call-arg]
     return format_

@@ -99,8 +99,18 @@ def read_verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]
     return None
 
 
-def for_rows(format_: Format, rows: Sequence[Any], labels: Mapping[str, Verdict], where: str) -> Format:
-    """``format_`` with the meaning of its labels and the prompt columns in use. Raises DataError where a label is ambiguous."""
+def for_rows(
+    format_: Format, rows: Sequence[Any], labels: Mapping[str, Verdict], columns: Mapping[str, str], where: str
+) -> Format:
+    """``format_`` with the meaning of its labels and the prompt columns in use. Raises DataError where a label is ambiguous.
+
+    ``columns``: those that were renamed, format's name → data's name. A label may be the data's name of an answer.
+    """
+    renamed: dict[str, Verdict] = {}
+    for first, second in COMPLETION_COLUMNS:
+        if first in columns and second in columns:
+            renamed |= {columns[first]: "first", columns[second]: "second"}
+    labels = {**renamed, **labels}
     ambiguous = {
         str(row.get(column)): (column, names)
         for row in rows

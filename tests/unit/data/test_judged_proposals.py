@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.message_rows import data_error
+from support.message_rows import data_error, prepared
 
 from orpo_cli.data.first_rows import find_columns
 from orpo_cli.data.formats.column_proposals import propose_columns
@@ -29,6 +29,8 @@ def judged_rows(first: str, second: str, label: str, verdicts: list[Any]) -> lis
         (("model_a", "model_b", "winner"), ["model_a", "model_b", "tie", "model_b"], None),
         (("answer A", "answer B", "better"), ["A", "B", "tie", "b"], "better"),
         (("out1", "out2", "label"), [1, 2, "tie", 2], None),
+        (("left", "right", "best"), ["left", "right", "tie", "right"], "best"),
+        (("answer_one", "answer_two", "preferred"), ["answer_one", "answer_two", "none", "answer_two"], None),
         (("reply_1", "reply_2", "verdict"), ["first", "second", "both", "second"], "verdict"),
     ],
 )
@@ -41,7 +43,7 @@ def test_the_winner_decides_which_answer_is_chosen(
     assert mapping["prompt"] == "ask"
     assert mapping.get("winner") == label
     renamed = [rename_columns(row, mapping) for row in rows]
-    format_ = detect_format(renamed)
+    format_ = detect_format(renamed, columns=mapping)
     assert format_.name == "judged"
     better = [format_.read(renamed[at], {}).chosen_text for at in (0, 1, 3)]  # type: ignore[arg-type]
     assert better == ["The first of What is rain?", "The second of What is snow?", "The second of What is ice?"]
@@ -50,6 +52,8 @@ def test_the_winner_decides_which_answer_is_chosen(
     found = find_columns(file)
     assert found is not None
     assert (found.mapping, found.unused) == (mapping, ["by"])
+    train = prepared(tmp_path, rows, columns=mapping).train
+    assert sorted(train["chosen_text"]) == sorted(better)
 
 
 @pytest.mark.parametrize(

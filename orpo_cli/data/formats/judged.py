@@ -127,8 +127,8 @@ def for_rows(
         )
     used = {_prompt_column(row) for row in rows if isinstance(row, dict)}
     used |= {"input"} if "instruction" in used else set()
-    columns = tuple(name for name in format_.columns if name not in PROMPT_COLUMNS or name in used)
-    return replace(format_, columns=columns, read=partial(read, labels=labels))
+    used_columns = tuple(name for name in format_.columns if name not in PROMPT_COLUMNS or name in used)
+    return replace(format_, columns=used_columns, read=partial(read, labels=labels))
 
 
 def _numeric_verdict(value: float, column: str, names: tuple[str, str]) -> Verdict | None:

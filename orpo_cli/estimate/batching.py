@@ -159,7 +159,7 @@ def numpy_order(count: int, seed: int) -> list[int]:
     return order
 
 
-def pairs_per_step(plan: Plan) -> int:
+def pairs_of_process(plan: Plan) -> int:
     """Pairs of a process in an optimizer step; the last process may have fewer."""
     return math.ceil(plan.launch.pairs_per_step / plan.launch.num_processes)
 
@@ -217,7 +217,7 @@ def _micro_batches(plan: Plan, pairs: list[PairSize]) -> list[tuple[list[PairSiz
 
 def _usual_micro_batch(plan: Plan, lengths: PairLengths) -> tuple[list[PairSize], int]:
     """``largest_micro_batch`` from the distribution of the lengths."""
-    batch, in_step = plan.training["per_device_train_batch_size"], pairs_per_step(plan)
+    batch, in_step = plan.training["per_device_train_batch_size"], pairs_of_process(plan)
     if plan.engine.fast_path == "off":
         longest = max(lengths.pairs, key=lambda pair: pair.longest)
         return [longest] * batch, math.ceil(in_step / batch)
@@ -256,5 +256,5 @@ def first_step(plan: Plan, lengths: PairLengths) -> list[PairSize]:
     steps = simulate_steps(plan, lengths.pairs) if lengths.measured else None
     if steps is not None:
         return [lengths.pairs[index] for index in next(steps)]
-    by_size, in_step = sorted(lengths.pairs, key=lambda pair: pair.packed), pairs_per_step(plan)
+    by_size, in_step = sorted(lengths.pairs, key=lambda pair: pair.packed), pairs_of_process(plan)
     return [by_size[min(len(by_size) - 1, rank * len(by_size) // (in_step + 1))] for rank in range(1, in_step + 1)]

@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from orpo_cli.estimate.batching import pairs_per_step
+from orpo_cli.estimate.batching import pairs_of_process
 from orpo_cli.estimate.memory import EstimateInputs, uses_checkpointing
 from orpo_cli.machine import Machine
 from orpo_cli.planning.plan import Plan
@@ -40,7 +40,7 @@ class Throughput:
 def estimate_throughput(plan: Plan, inputs: EstimateInputs) -> Throughput:
     """The estimate for a step of pairs of mean length."""
     facts, mean = inputs.facts, inputs.lengths.mean
-    pairs = pairs_per_step(plan)
+    pairs = pairs_of_process(plan)
     each = mean.packed if plan.engine.fast_path != "off" else 2 * mean.longest
     tokens = pairs * each
     # a multiplication and an addition a weight: forward, for the gradient of the input, and of the weight if it is trained

@@ -117,8 +117,8 @@ class TrainingDisplay:
         left = "" if seconds is None else f"left {clock_text(seconds)}"
         if left and _joined_length(status, step, elapsed, left) > width:
             elapsed = ""
-        if status and (room := width - _joined_length(step, elapsed, left) - GAP) < len(status):
-            status = status[: room - 1] + self._character("…", ".") if room >= MIN_STATUS else ""
+        if status and (space := width - _joined_length(step, elapsed, left) - GAP) < len(status):
+            status = status[: space - 1] + self._character("…", ".") if space >= MIN_STATUS else ""
         free = width - _joined_length(status, step, elapsed, left) - GAP
         bar = self._bar(free) if step and free >= MIN_BAR else Text()
         parts = [Text(status, "bold"), Text(step), bar, Text(elapsed), Text(left)]

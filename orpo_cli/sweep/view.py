@@ -191,10 +191,10 @@ def trial_table(rows: Sequence[dict[str, Any]], width: int | None, metric: Metri
     while width is not None and sizes and min(name_size, _MIN_NAME) + sum(size + 2 for size in sizes.values()) > width:
         sizes.popitem()
     if width is not None:
-        room = max(1, width - sum(size + 2 for size in sizes.values()))
-        if name_size > room:
+        space = max(1, width - sum(size + 2 for size in sizes.values()))
+        if name_size > space:
             names = [name.replace(",", ",\n") for name in names]
-            name_size = min(room, max(5, *(len(line) for name in names for line in name.split("\n"))))
+            name_size = min(space, max(5, *(len(line) for name in names for line in name.split("\n"))))
     columns = [Column("trial", width=name_size, overflow="fold")]
     columns += [
         Column(titles[name], width=size, justify="left" if name in _LEFT else "right", no_wrap=True)

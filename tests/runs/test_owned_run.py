@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -10,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from support.file_locks import no_locks
 from support.forked_command import ForkedCommand, StopPoint
 from support.forks import fork_that_waits, kill
 from support.killed_run import READING, RESUME, Orpo, attempts, make_run_of_version_0_2_0, run_command
@@ -25,10 +25,6 @@ def own(rundir: RunDir) -> RunDir:
     rundir.acquire(lambda text: None)
     begin_attempt(rundir, from_step=4, versions={})
     return rundir
-
-
-def no_locks(*_: object) -> None:
-    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
 def files_of(rundir: RunDir) -> dict[str, bytes]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import os
 import resource
 import subprocess
 import sys
@@ -14,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from support.file_locks import no_locks
 from support.forks import fork_that_waits, kill_at_each_file_operation, race, start_fork, wait
 from support.tiny_run import RECIPE, make_plan
 
@@ -275,9 +274,6 @@ def test_a_file_name_that_is_too_long_names_the_directory_of_the_run(tmp_path: P
 
 
 def test_a_note_names_the_directory_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
     monkeypatch.setattr(fcntl, "flock", no_locks)
     notes: list[str] = []
     with create_run(make_plan(tmp_path / "run", "unused/unused"), RECIPE, note=notes.append):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.file_locks import no_locks
 from support.forks import fork_that_waits, kill, race, start_fork, wait
 
 from orpo_cli.errors import UsageError
@@ -121,10 +121,6 @@ def test_the_heartbeat_changes_while_the_lock_is_held(tmp_path: Path) -> None:
         contents.add((tmp_path / HEARTBEAT_FILE).read_bytes())
         time.sleep(0.02)
     lock.release()
-
-
-def no_locks(*_: object) -> None:
-    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
 def test_without_file_locks_the_heartbeat_protects_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,16 +37,11 @@ def simulate_steps(plan: Plan, pairs: Sequence[PairSize]) -> Iterator[list[int]]
     """
     training, count = plan.training, len(pairs)
     strategy = training.get("train_sampling_strategy") or "random"
-    most, epochs = training.get("max_steps") or -1, training.get("num_train_epochs") or 1
-    taken = plan.total_pairs() or count * max(1, epochs)
-    size, drop_last = training["per_device_train_batch_size"], bool(training.get("dataloader_drop_last"))
-    least = size if drop_last else 1  # fewer make no batch; training reports it
-    if strategy not in ("random", "sequential") or max(count, taken) > MAX_SIMULATED_PAIRS or count < least:
+    taken = plan.total_pairs() or count * max(1, training.get("num_train_epochs") or 1)
+    used = _used_in_epoch(plan, count)
+    if strategy not in ("random", "sequential") or max(count, taken) > MAX_SIMULATED_PAIRS or not used:
         return None
-    used = usable_pairs(count, size, drop_last=drop_last)
-    in_a_pass = -(-used // plan.launch.pairs_per_step)
-    wanted = most if most > 0 else max(1, math.ceil(in_a_pass * epochs))
-    steps = islice(_steps(plan, pairs, used, random=strategy == "random"), wanted)
+    steps = islice(_steps(plan, pairs, used, random=strategy == "random"), count_steps(plan, count))
     return (share for step in steps for share in step if share)
 
 
@@ -164,25 +159,26 @@ def pairs_of_process(plan: Plan) -> int:
     return math.ceil(plan.launch.pairs_per_step / plan.launch.num_processes)
 
 
-def total_steps(plan: Plan, lengths: PairLengths) -> int:
-    """Optimizer steps of a run, as far as the number of pairs is known."""
-    if (most := plan.training.get("max_steps") or -1) > 0:
-        return int(most)
-    return max(1, round(float(len(lengths.pairs) * plan.training["num_train_epochs"] / plan.launch.pairs_per_step)))
-
-
 def count_steps(plan: Plan, pairs: int) -> int:
-    """Optimizer steps of a run on so many training pairs."""
+    """Optimizer steps of a run on so many training pairs, as the Trainer counts them (``set_initial_training_values``).
+
+    The last step of an epoch may have fewer pairs: no step has pairs of two epochs.
+    """
     if (most := plan.training.get("max_steps") or -1) > 0:
         return int(most)
-    return max(1, math.ceil(steps_per_epoch(plan, pairs) * float(plan.training["num_train_epochs"])))
+    return math.ceil(float(plan.training["num_train_epochs"]) * steps_per_epoch(plan, pairs))
 
 
 def steps_per_epoch(plan: Plan, pairs: int) -> int:
-    """Optimizer steps that go through all training pairs once."""
-    drop_last = bool(plan.training.get("dataloader_drop_last"))
-    used = usable_pairs(pairs, plan.training["per_device_train_batch_size"], drop_last=drop_last)
-    return max(1, math.ceil(used / plan.launch.pairs_per_step))
+    """Optimizer steps that go through all training pairs once; 0 where ``dataloader_drop_last`` leaves none."""
+    return math.ceil(_used_in_epoch(plan, pairs) / plan.launch.pairs_per_step)
+
+
+def _used_in_epoch(plan: Plan, pairs: int) -> int:
+    """Pairs of an epoch, of so many. transformers' ``BatchRebalanceSampler`` drops an incomplete step, others an incomplete batch."""
+    whole_steps = plan.training.get("train_sampling_strategy") == "batch_rebalance"
+    size = plan.launch.pairs_per_step if whole_steps else plan.training["per_device_train_batch_size"]
+    return usable_pairs(pairs, size, drop_last=bool(plan.training.get("dataloader_drop_last")))
 
 
 def largest_micro_batch(plan: Plan, lengths: PairLengths) -> tuple[list[PairSize], int]:
@@ -221,7 +217,7 @@ def _usual_micro_batch(plan: Plan, lengths: PairLengths) -> tuple[list[PairSize]
     if plan.engine.fast_path == "off":
         longest = max(lengths.pairs, key=lambda pair: pair.longest)
         return [longest] * batch, math.ceil(in_step / batch)
-    steps = total_steps(plan, lengths)
+    steps = max(1, count_steps(plan, len(lengths.pairs)))
     longest, mean = lengths.longest_of(steps * in_step), lengths.mean
     usual = min(_tokens_of_longest_step(lengths, in_step, steps), in_step * longest.packed)
     tokens = max(longest.packed, min(plan.engine.max_tokens_per_microbatch, usual))

@@ -10,6 +10,7 @@ from typing import Any
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.evaluation.eval_target import EvalTarget
 from orpo_cli.memory_dataset import source_label
+from orpo_cli.nearest_path import near_path_remedy
 from orpo_cli.planning.plan import Plan
 from orpo_cli.recipe.schema import DatasetSection, Source
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
@@ -43,8 +44,11 @@ def check_pairs_available(plan: Plan | None, data: str | None, name: str) -> Non
             remedy="Give pairs with --data FILE; next time set dataset.eval, for example {test_size: 0.05}.",
         )
     if data is not None and data.startswith((".", "/", "~")) and not Path(data).expanduser().exists():
+        from orpo_cli.data.sources.files import may_be_data
+
+        kinds = "Give preference pairs: jsonl, json, csv, parquet."
         raise DataError(
-            f"--data {data}: no such file or folder.", remedy="Give preference pairs: jsonl, json, csv, parquet."
+            f"--data {data}: no such file or folder.", remedy=near_path_remedy(Path(data), kinds, may_be_data)
         )
 
 

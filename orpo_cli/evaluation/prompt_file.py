@@ -16,11 +16,12 @@ from orpo_cli.data.json_text import parse_cells
 from orpo_cli.data.media import check_text_only
 from orpo_cli.data.messages import read_messages, read_text
 from orpo_cli.data.pair import Message, RowRejected
-from orpo_cli.data.sources.files import read_rows
+from orpo_cli.data.sources.files import is_data_file, read_rows
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.evaluation.eval_target import EvalTarget
 from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
 from orpo_cli.evaluation.prompts import Prompt, PromptBuilder
+from orpo_cli.nearest_path import near_path_remedy
 from orpo_cli.planning.plan import Plan
 
 PROMPT_COLUMNS = ("messages", "conversations", "prompt", "instruction", "question")
@@ -75,7 +76,7 @@ def collect_prompts(
 def prompt_file_kind(path: Path, option: str = "--prompts") -> PromptFileKind:
     """Kind of a prompt file, by its name and its first rows. Raises DataError where it cannot be read or is none."""
     if not path.is_file():
-        raise DataError(f"{option} {path}: no such file.", remedy=REMEDY)
+        raise DataError(f"{option} {path}: no such file.", remedy=near_path_remedy(path, REMEDY, _may_have_prompts))
     if path.suffix.lower() in (".yaml", ".yml"):
         return PromptFileKind.RECIPE
     if path.suffix.lower() == ".txt":
@@ -90,6 +91,10 @@ def prompt_file_kind(path: Path, option: str = "--prompts") -> PromptFileKind:
             return PromptFileKind.ROWS
         raise DataError(f"{path}: no row has a prompt; {describe_columns(rows)}.", remedy=REMEDY) from None
     return PromptFileKind.PAIRS
+
+
+def _may_have_prompts(path: Path) -> bool:
+    return path.is_file() and (path.suffix.lower() in (".txt", ".yaml", ".yml") or is_data_file(path.name))
 
 
 def _prompt_from_row(row: dict[str, Any]) -> Prompt:

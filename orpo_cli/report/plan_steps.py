@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from orpo_cli.estimate.batching import count_steps
+from orpo_cli.estimate.batching import count_steps, steps_per_epoch
 from orpo_cli.planning.plan import Plan
 
 FEW_STEPS = 30  # optimizer steps; fewer change a model little at usual learning rates
@@ -34,8 +34,8 @@ def describe_schedule(plan: Plan, steps: int | None, pairs: int | None, done: in
     text = f"{'' if measured or plan.total_pairs() else 'about '}{steps:,} of {each}"
     if plan.total_pairs() is None:
         text += f", {in_epochs}"
-    elif pairs:
-        epochs = steps * plan.launch.pairs_per_step / pairs
+    elif pairs and (in_epoch := steps_per_epoch(plan, pairs)):
+        epochs = steps / in_epoch
         text += f", {epochs:,.0f} epochs" if epochs >= 100 else f", {epochs:.2g} epochs"
     if done:
         text += f"; {done:,} done, {steps_left(steps, done):,} left"

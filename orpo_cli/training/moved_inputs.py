@@ -1,16 +1,45 @@
-"""Moved inputs of a run: local data and models that a resumed run finds at another path.
+"""Moved inputs of a run: local data and models that a resumed run finds at another path, and data files that are gone.
 
 A project may be moved or copied, and a path be written in another way. What counts is the content, which has fingerprints.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from orpo_cli.planning.plan import Plan
 from orpo_cli.recipe.schema import Source
+
+
+def is_gone(old: str, new: str) -> bool:
+    """Whether a recipe's path ``new`` means the local file ``old`` of the run, which no longer exists.
+
+    A plan has the absolute path of a file that exists, and any other path as the recipe has it.
+    """
+    path = Path(old)
+    if old == new or not path.is_absolute() or path.exists():
+        return False
+    written = Path(os.path.normpath(Path(new).expanduser()))
+    if written.is_absolute():
+        return written == path
+    tail = tuple(part for part in written.parts if part != os.pardir)
+    return bool(tail) and path.parts[-len(tail) :] == tail
+
+
+def restore_gone_paths(before: Plan, now: Plan) -> Plan:
+    """``now`` with the absolute paths of ``before`` of the data files that are gone."""
+    changes = {}
+    for part in ("train", "eval"):
+        old, new = getattr(before.dataset, part), getattr(now.dataset, part)
+        if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+            changes[part] = [
+                other.model_copy(update={"path": one.path}) if is_gone(one.path, other.path) else other
+                for one, other in zip(old, new, strict=True)
+            ]
+    return now.model_copy(update={"dataset": now.dataset.model_copy(update=changes)})
 
 
 def follow_moves(before: Plan, now: Plan, recorded: Mapping[str, Any]) -> tuple[Plan, list[str]]:

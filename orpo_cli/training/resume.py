@@ -20,7 +20,7 @@ from orpo_cli.errors import DataError, UsageError
 from orpo_cli.planning.plan import Plan
 from orpo_cli.recipe.schema import Source
 from orpo_cli.rundir import RunDir
-from orpo_cli.training.moved_inputs import follow_moves
+from orpo_cli.training.moved_inputs import follow_moves, is_gone, restore_gone_paths
 from orpo_cli.training.resumed_step import ACCUMULATION, PAIRS, process_obstacle
 
 # Settings, or prefixes of their names, that may differ in a resumed run: they change neither the steps nor their order. With the same pairs of a step,
@@ -106,12 +106,7 @@ def _warn_without_manifest(checkpoint: Path | None, warn: Callable[[str], None])
 def _refuse_missing_data(before: Plan, now: Plan) -> None:
     """Raise DataError where a local file of the run is gone: its path, no longer found, would differ from that in the plan."""
     for old, new in zip(_sources(before), _sources(now), strict=False):
-        if (
-            Path(old.path).is_absolute()
-            and not Path(old.path).exists()
-            and old.path.endswith(new.path)
-            and old.path != new.path
-        ):
+        if is_gone(old.path, new.path):
             raise DataError(
                 f"{old.path}: no such file. The run was started with it.",
                 remedy="Restore the file, or start a new run: --set output_dir=DIR.",
@@ -179,9 +174,10 @@ def _partial_folder(rundir: RunDir) -> Path:
 def trains_longer(rundir: RunDir, plan: Plan) -> bool:
     """Whether ``plan`` trains a finished run for more steps than it did; False where its settings are the same.
 
-    Values that the plan decides may differ, because they depend on the machine. Raises UsageError where another setting
-    has changed, the run is not longer, or there is no checkpoint to resume from.
+    Values that the plan decides may differ, because they depend on the machine, and its data files may be gone. Raises UsageError
+    where another setting has changed, the run is not longer, or there is no checkpoint to resume from.
     """
+    plan = restore_gone_paths(rundir.read_plan(), plan)
     before, _ = follow_moves(rundir.read_plan(), plan, recorded_fingerprints(rundir))
     same = ("output_dir", "launch.", *([ACCUMULATION] if _same_pairs_per_step(before, plan) else []))
     changed = {

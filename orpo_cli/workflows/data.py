@@ -161,5 +161,5 @@ def _count_steps(plan: Plan, pairs: int) -> dict[str, Any]:
         "pairs_per_step": plan.launch.pairs_per_step,
         "steps_per_epoch": in_epoch,
         "steps": steps,
-        "epochs": round(steps / in_epoch, 2),
+        "epochs": round(steps / in_epoch, 2) if in_epoch else 0.0,
     }

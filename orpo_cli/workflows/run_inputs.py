@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.checkpoint_manifest import checkpoint_step
-from orpo_cli.errors import UsageError
+from orpo_cli.errors import DataError, UsageError
+from orpo_cli.estimate.batching import steps_per_epoch
 from orpo_cli.planning.plan import ModelPlan, Plan
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 def prepare_pairs(
     plan: Plan, tokenizer: PreTrainedTokenizerBase, console: Console, *, is_smoke: bool = False
 ) -> PreparedData:
-    """Read and tokenize the pairs of a plan, and report their counts; without advice on them in a smoke run."""
+    """Read and tokenize the pairs of a plan, and report their counts; without advice on them in a smoke run.
+
+    Raises DataError where they are too few for a batch, and incomplete ones are dropped.
+    """
     from orpo_cli.data.prepare import prepare
 
     pairs = prepare(
@@ -38,6 +42,11 @@ def prepare_pairs(
     )
     for line in pairs.report.lines(has_advice=not is_smoke):
         console.note(line)
+    if not steps_per_epoch(plan, len(pairs.train)):
+        raise DataError(
+            f"dataset.train: its {len(pairs.train)} pairs do not fill a batch, and training.dataloader_drop_last drops it.",
+            remedy="Set training.dataloader_drop_last=false, or lower training.per_device_train_batch_size.",
+        )
     return pairs
 
 

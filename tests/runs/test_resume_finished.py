@@ -23,9 +23,11 @@ SAVING = {"save_strategy": "steps", "save_steps": 2}
 RESUME = ("--resume", "auto")
 
 
-def finished_run(folder: Path, orpo_here: Callable[..., Any], **training: Any) -> tuple[Path, RunDir]:
+def finished_run(
+    folder: Path, orpo_here: Callable[..., Any], dataset: dict[str, Any] | None = None, **training: Any
+) -> tuple[Path, RunDir]:
     """A run of 4 steps, of 6 an epoch, and its recipe."""
-    recipe = write_recipe(folder, steps=4, training={**SAVING, **training})
+    recipe = write_recipe(folder, steps=4, training={**SAVING, **training}, dataset=dataset or {})
     done = orpo_here("train", recipe)
     assert done.returncode == 0, done.stderr
     return recipe, RunDir(folder / "run")
@@ -82,6 +84,30 @@ def test_the_same_settings_have_nothing_to_resume(tmp_path: Path, orpo_here: Cal
     done = orpo_here("train", recipe, *RESUME)
     assert done.returncode == 0, done.stderr
     assert "nothing to resume" in done.stderr
+    assert snapshot(rundir) == before
+
+
+def test_a_finished_run_does_not_need_its_data(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    """A recipe's relative path that names no file is not another setting; a path of another file is."""
+    write_recipe(tmp_path)  # the data
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "train.jsonl").rename(data / "train.jsonl")
+    written = {"train": {"path": "recipes/../data/train.jsonl"}}
+    recipe, rundir = finished_run(tmp_path, orpo_here, dataset=written)
+    data.rename(tmp_path / "gone")
+    before = snapshot(rundir)
+    done = orpo_here("train", recipe, *RESUME)
+    assert (done.returncode, "nothing to resume" in done.stderr) == (0, True), done.stderr
+    for settings, found in {
+        ("dataset.train.path=elsewhere/train.jsonl",): "→ 'elsewhere/train.jsonl'",
+        ("training.beta=0.9",): "changed:\n  training.beta: 0.25 → 0.9\n",
+    }.items():
+        refused = orpo_here("train", recipe, *RESUME, *overrides(*settings))
+        assert (refused.returncode, found in refused.stderr) == (2, True), refused.stderr
+    longer = orpo_here("train", recipe, *RESUME, *overrides("training.max_steps=6"))
+    assert (longer.returncode, f"{data}/train.jsonl: no such file" in longer.stderr) == (4, True), longer.stderr
     assert snapshot(rundir) == before
 
 

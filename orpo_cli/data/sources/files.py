@@ -42,7 +42,8 @@ def is_data_file(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def _may_be_data(path: Path) -> bool:
+def may_be_data(path: Path) -> bool:
+    """Whether a path is a folder, or has a suffix that ``read_rows`` supports."""
     return path.is_dir() or is_data_file(path.name)
 
 
@@ -79,7 +80,7 @@ def check_regular(path: Path) -> None:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         raise DataError(
             f"{path}: no such file or folder." if missing else f"{path}: cannot be read: {error.strerror or error}.",
-            remedy=f"{missing_path_remedy(path, _may_be_data) if missing else ''} A relative path of a recipe is searched next to it and in the current directory; a hub "
+            remedy=f"{missing_path_remedy(path, may_be_data) if missing else ''} A relative path of a recipe is searched next to it and in the current directory; a hub "
             "dataset is written namespace/name.".lstrip(),
         ) from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

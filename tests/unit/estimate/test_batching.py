@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ from support.tiny import tiny_llama, tiny_tokenizer, write_pairs
 from orpo_cli.data.prepare import prepare
 from orpo_cli.estimate.batching import (
     MAX_SIMULATED_PAIRS,
+    count_steps,
     numpy_order,
     random_order,
     simulate_steps,
     split_by_token_budget,
+    steps_per_epoch,
+    usable_pairs,
 )
 from orpo_cli.estimate.pair_lengths import PairSize
 from orpo_cli.machine import probe
@@ -25,9 +28,10 @@ from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.training.engine.packed_step import Engine
 from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
+from orpo_cli.training.step_sampler import StepLayout, StepSampler
 
 
-def planned(folder: Path, **training: Any) -> Plan:
+def planned(folder: Path, fast_path: str = "required", **training: Any) -> Plan:
     recipe = {
         "model": {"model_name_or_path": "unused/unused"},
         "lora": {"r": 2},
@@ -36,7 +40,7 @@ def planned(folder: Path, **training: Any) -> Plan:
             "num_train_epochs": 2, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "max_length": 256,
             "save_strategy": "no", "use_cpu": True, "gradient_checkpointing": False, "seed": 7, **training,
         },
-        "engine": {"fast_path": "required"},
+        "engine": {"fast_path": fast_path},
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     return resolve(load_recipe(str(folder / "recipe.yaml")), probe())
@@ -76,6 +80,55 @@ def test_simulated_steps_equal_the_trainers_steps(
     foreseen = simulate_steps(plan, pairs_of(len(rows)))
     assert foreseen is not None
     assert [sorted(step) for step in foreseen] == taken
+
+
+GRID = [  # the step of 17 takes each number of pairs, with other settings
+    {"pairs": pairs, "per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation,
+     "num_train_epochs": epochs, "dataloader_drop_last": drop_last}
+    for batch, accumulation, epochs, drop_last, pairs in product((1, 2, 3), (1, 2), (0.3, 1, 1.5, 2.7), (False, True), range(1, 18))
+][::19]  # fmt: skip
+EDGES = [
+    {"pairs": 7, "max_steps": 3, "num_train_epochs": 2.7},
+    {"pairs": 2, "dataloader_drop_last": True, "max_steps": 3},
+    {"pairs": 7, "train_sampling_strategy": "group_by_length", "dataloader_drop_last": True},
+    {"pairs": 11, "train_sampling_strategy": "batch_rebalance"},
+    {"pairs": 11, "train_sampling_strategy": "batch_rebalance", "dataloader_drop_last": True},
+]
+
+
+def test_counted_steps_equal_those_of_a_trainer_that_has_trained(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "train.jsonl", 17)
+    tokenizer = tiny_tokenizer()
+    lengths = {"max_length": 256, "max_prompt_length": 128}
+    data = prepare(planned(tmp_path).dataset, tokenizer, **lengths, note=lambda _: None).train
+    counted, trained = {}, {}
+    for case in (*GRID, *EDGES):
+        pairs = int(case["pairs"])
+        plan = planned(tmp_path, "off", **{name: value for name, value in case.items() if name != "pairs"})
+        if not steps_per_epoch(plan, pairs):  # refused before training
+            assert pairs < plan.training["per_device_train_batch_size"]
+            continue
+        inputs = TrainingInputs(tiny_llama(len(tokenizer), layers=1), tokenizer, data.select(range(pairs)))
+        trainer = make_trainer(plan, tmp_path / "out", inputs, [], lambda _: None)
+        trainer.train()
+        counted[str(case)], trained[str(case)] = count_steps(plan, pairs), trainer.state.global_step
+    assert counted == trained
+    assert len(counted) > 40
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+@pytest.mark.parametrize("drop_last", [False, True], ids=["all pairs", "complete batches"])
+def test_every_process_has_the_counted_steps(tmp_path: Path, processes: int, drop_last: bool) -> None:
+    """The Trainer takes ``gradient_accumulation_steps`` batches of its sampler for a step, and what is left for the last one."""
+    plan = planned(tmp_path, dataloader_drop_last=drop_last)
+    together, batch = plan.launch.pairs_per_step, plan.training["per_device_train_batch_size"]
+    accumulation = -(-together // (batch * processes))
+    for pairs in range(1, 18):
+        used = usable_pairs(pairs, batch, drop_last=drop_last)
+        for rank in range(processes):
+            layout = StepLayout(together, batch, False, processes, rank)
+            batches = len(list(StepSampler(used, [1] * pairs, layout, lambda _, pairs=pairs: range(pairs))))
+            assert steps_per_epoch(plan, pairs) == -(-batches // accumulation), (pairs, rank)
 
 
 def pairs_of(*lengths: int) -> list[PairSize]:

@@ -144,15 +144,18 @@ def _is_verdict(column: str, answers: tuple[str, str], targets: tuple[str, str] 
 
 
 def example_columns(rows: Sequence[Any]) -> str | None:
-    """`columns:` as an example: the first three columns of texts, or two, in the order of the data; None where there are fewer.
+    """`columns:` as an example: the first three columns of texts, or two, in the order of the data; None where one is no answer.
 
     Columns of one word, such as names and numbers, only where there are no others.
     """
     texts = [name for name in _names(rows) if all(isinstance(row[name], str) for row in _having(rows, name))]
     if len(sentences := [name for name in texts if _has_sentences(name, rows)]) > 1:
         texts = sentences
-    keys = ("prompt", "chosen", "rejected") if len(texts) > 2 else ("chosen", "rejected")
-    return columns_line(dict(zip(keys, texts, strict=False))) if len(texts) > 1 else None
+    prompts = [name for name in texts if is_prompt_name(name)][:1] or (texts[:1] if len(texts) > 2 else [])
+    answers = [name for name in texts if name not in prompts]
+    if len(answers) < 2:
+        return None
+    return columns_line({**({"prompt": prompts[0]} if prompts else {}), "chosen": answers[0], "rejected": answers[1]})
 
 
 def _may_be_prompt(name: str, rows: Sequence[Any]) -> bool:

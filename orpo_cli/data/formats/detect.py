@@ -87,7 +87,7 @@ def _format_remedy(rows: Sequence[Any]) -> str:
             f"{DOCS}/reference/data.md"
         )
     known_formats = "".join(f"\n    {format_.name}: {format_.description}" for format_ in FORMATS)
-    return f"Reshape the rows to a known format:{known_formats}"
+    return f"A pair needs two answers, a better and a worse one. Reshape the rows to a known format:{known_formats}"
 
 
 def describe_columns(rows: Sequence[Any]) -> str:

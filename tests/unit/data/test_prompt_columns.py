@@ -107,3 +107,17 @@ def test_a_missing_answer_names_the_column_to_map(tmp_path: Path) -> None:
     assert report.remedies["malformed"] == [
         "Give both completions, or map their columns with `columns: {rejected: …}`."
     ]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"问题": "天空为什么是蓝色的？", "好": "因为空气散射蓝光最多。"},
+        {"question": "What is rain?", "reply": "It is water."},
+    ],
+)
+def test_a_row_with_one_answer_is_told_that_two_are_needed(row: dict[str, str], tmp_path: Path) -> None:
+    remedy = data_error(tmp_path, [row]).remedy
+    assert remedy is not None
+    assert remedy.startswith("A pair needs two answers, a better and a worse one.")
+    assert "columns:" not in remedy

@@ -161,7 +161,7 @@ class _Evaluation:
             )
             raise _NoValue(
                 f"{self.expression!r}: {self.history.path} has no metric {name!r}.",
-                remedy=f"Did you mean `{close}`? {listed}" if close else listed,
+                remedy=f"Did you mean `{close}`? The run has {len(known)} metrics." if close else listed,
             )
         return values
 

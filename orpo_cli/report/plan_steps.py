@@ -57,7 +57,8 @@ def describe_few_steps(plan: Plan, steps: int | None) -> Iterator[str]:
         if (value := training.get(name, 1)) > 1:
             more.append(f"fewer pairs a step (training.{name}, now {value})")
             break
-    text = f"{steps} optimizer steps are few for a fine-tune; {', '.join(more)} or more pairs give more"
+    count = "1 optimizer step is little" if steps == 1 else f"{steps} optimizer steps are few"
+    text = f"{count} for a fine-tune; {', '.join(more)} or more pairs give more"
     yield f"{text}; step 1 has rate 0 and trains nothing" if _warmup_steps(training, steps) else text
 
 

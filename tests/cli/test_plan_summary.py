@@ -144,6 +144,11 @@ FEW = "optimizer steps are few for a fine-tune; "
             "now 2) or more pairs give more",
         ),
         (
+            ("gradient_accumulation_steps=8", "num_train_epochs=1"),
+            "1 optimizer step is little for a fine-tune; more epochs (training.num_train_epochs, now 1), fewer pairs a step "
+            "(training.gradient_accumulation_steps, now 8) or more pairs give more",
+        ),
+        (
             ("num_train_epochs=2", "warmup_steps=0.1"),
             f"12 {FEW}more epochs (training.num_train_epochs, now 2), fewer pairs a step (training.per_device_train_batch_size, "
             "now 4) or more pairs give more; step 1 has rate 0 and trains nothing",

@@ -57,7 +57,7 @@ def test_the_result_has_the_values_that_decided_it(history: RunHistory) -> None:
 @pytest.mark.parametrize(
     ("expression", "message"),
     [
-        ("eval.acuracy[-1] > 0.7", "Did you mean `eval.accuracy`?"),
+        ("eval.acuracy[-1] > 0.7", "Did you mean `eval.accuracy`? The run has "),
         ("eval.accuracy > 0.7", r"eval.accuracy has 3 values. Choose one: eval.accuracy\[-1\]"),
         ("eval.accuracy[-1]", "it is a value, and compares nothing"),
         ("eval.accuracy[7] > 0", "does not exist: there are 3 values"),

@@ -28,7 +28,7 @@ def missing_data_notes(loaded: LoadedRecipe) -> Iterator[str]:
             where = "" if _is_absolute(source.path) else f" (searched in {_searched(loaded, path)})"
             what = "no file here matches" if is_pattern else "does not exist here"
             message = f"{source.path}: {what}{where}. `orpo train` needs it."
-            located = loaded.source_map.locate_problem(Problem("", message, path))
+            located = loaded.source_map.locate_problem(Problem("data-refused", message, path))
             yield f"{located.location()}: {located.message}"
 
 

@@ -113,8 +113,9 @@ def test_train_does_not_touch_a_live_run(killed: tuple[Path, RunDir], orpo_here:
 def test_the_attempts_of_a_run_are_listed(killed: tuple[Path, RunDir], orpo_here: Orpo) -> None:
     recipe, rundir = killed
     train = recipe.parent / "train.jsonl"
-    train.write_text("{")
-    assert orpo_here("train", recipe, *RESUME).returncode == 4
+    write_pairs(train, 150)  # more than the rows that are checked before an attempt begins
+    train.write_text(train.read_text() + "{")
+    assert orpo_here("train", recipe, *RESUME, "--allow-changed", "data").returncode == 4
     assert rundir.status() == "failed"
     assert attempts(rundir) == [(1, "killed", 0, 5), (2, "failed", 4, 4)]
     write_pairs(train, 24)

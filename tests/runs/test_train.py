@@ -299,3 +299,15 @@ def test_a_tokenizer_without_a_chat_template_is_named_with_the_remedy(
     assert "model.chat_template" in failed.stderr
     done = orpo_here("train", recipe, "--set", "model.chat_template=chatml")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("steps", [-1, 2], ids=["epochs", "max_steps"])
+def test_pairs_that_do_not_fill_a_batch_are_refused_where_it_is_dropped(
+    tmp_path: Path, orpo_here: Callable[..., Any], steps: int
+) -> None:
+    recipe = write_recipe(tmp_path, steps=steps, estimated=False, training={"dataloader_drop_last": True})
+    write_pairs(tmp_path / "train.jsonl", 3)
+    refused = orpo_here("train", recipe)
+    assert refused.returncode == 4, refused.stderr
+    assert "its 3 pairs do not fill a batch" in refused.stderr
+    assert not (tmp_path / "run").exists()

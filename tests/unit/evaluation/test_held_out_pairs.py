@@ -102,8 +102,14 @@ def test_max_length_for_a_run_is_an_error(tmp_path: Path) -> None:
 
 
 def test_missing_data_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
-        held_out(open_target_quietly(make_eval_run(tmp_path).root), data=str(tmp_path / "none.jsonl"))
+    target = open_target_quietly(make_eval_run(tmp_path).root)
+    with pytest.raises(DataError, match="no such file") as caught:
+        held_out(target, data=str(tmp_path / "none" / "xyz.jsonl"))
+    assert caught.value.remedy == "Give preference pairs: jsonl, json, csv, parquet."
+    near = write_pairs(tmp_path / "judged-pairs.jsonl", 2)
+    with pytest.raises(DataError, match="no such file") as caught:
+        held_out(target, data=str(tmp_path / "judged-pair.jsonl"))
+    assert caught.value.remedy == f"Did you mean {near}?"
 
 
 def test_only_an_evaluation_on_all_held_out_pairs_is_written_to_the_run(tmp_path: Path) -> None:

@@ -227,6 +227,11 @@ def test_a_missing_prompt_is_an_error_before_loading(tmp_path: Path) -> None:
         check_prompts_available("x", False, texts=[], file=None)
     with pytest.raises(DataError, match="no such file"):
         prompt_file_kind(tmp_path / "none.txt")
+    (tmp_path / "questions.txt").write_text("Hi\n")
+    (tmp_path / "questionz.py").write_text("")  # no prompt file
+    with pytest.raises(DataError) as caught:
+        prompt_file_kind(tmp_path / "question.txt")
+    assert caught.value.remedy == f"Did you mean {tmp_path / 'questions.txt'}?"
     with pytest.raises(DataError, match="no row has a prompt; "):
         prompt_file_kind(write_rows(tmp_path / "x.jsonl", {"text": "x"}))
     check_prompts_available("x", True, texts=[], file=None)

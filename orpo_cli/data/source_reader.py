@@ -145,7 +145,10 @@ class SourceReader:
         text_pairs = TextPairs(self.encoder.tokenizer, self.encoder.end_tokens, format_)
         format_ = replace(format_, read=partial(_read_pair, format_.read, text_pairs))
         with PairWriter(file, self.dataset.shuffle_seed) as writer:
-            for pairs, tokens in self._tokenize_batches(_batches(self._render_rows(rows, format_, source, report))):
+            for pairs, tokens in self._tokenize_batches(
+                self._render_batches(rows, format_, source, report),
+                lambda waiting: pairs_needed is not None and report.kept + waiting >= pairs_needed,
+            ):
                 writer.write(self._truncate_batch(pairs, tokens, report))
                 if pairs_needed is not None and report.kept >= pairs_needed:
                     break
@@ -160,9 +163,9 @@ class SourceReader:
             )
         return report.as_dict()
 
-    def _render_rows(
+    def _render_batches(
         self, rows: Iterator[Row], format_: Format, source: Source, report: SourceReport
-    ) -> Iterator[RenderedPair]:
+    ) -> Iterator[list[RenderedPair]]:
         """Texts of the rows that are pairs; drops are counted. In batches, since one template call for many conversations is cheaper."""
         rows = self._readable_rows(_count_rows(rows, report), format_, report)
         grouped = format_.group(rows, partial(self._drop, report)) if format_.group else rows
@@ -173,11 +176,14 @@ class SourceReader:
             except TemplateLimitOfPair as error:
                 name = next(name for name, pair in batch if pair is error.pair)
                 raise DataError(f"{name}: {error.message}.", remedy=error.remedy) from error
+            kept = []
             for (name, pair), texts in zip(batch, rendered, strict=True):
                 if isinstance(texts, RowRejected):
                     self._drop(report, name, texts, content=pair)
                 else:
-                    yield name, pair, texts
+                    kept.append((name, pair, texts))
+            if kept:
+                yield kept
 
     def _readable_rows(self, rows: Iterator[Row], format_: Format, report: SourceReport) -> Iterator[Row]:
         """Rows of text with their messages parsed; the others are dropped before formats group rows and choose columns."""
@@ -233,15 +239,18 @@ class SourceReader:
             return [rejection]
 
     def _tokenize_batches(
-        self, batches: Iterator[list[RenderedPair]]
+        self, batches: Iterator[list[RenderedPair]], is_enough: Callable[[int], bool]
     ) -> Iterator[tuple[list[RenderedPair], list[PairTokens]]]:
-        """Each batch with its token ids, in order. The tokenizer encodes on all cores while the caller makes the next batches."""
+        """Each batch with its token ids, in order. The tokenizer encodes on all cores while the caller makes the next batches.
+
+        No batch is made while ``is_enough`` of the pairs that wait: every row that was read is kept, or counted as dropped.
+        """
         workers = 2 if self.encoder.is_thread_safe else 1
         with ThreadPoolExecutor(workers, thread_name_prefix="tokenize") as executor:
             pending: deque[tuple[list[RenderedPair], Future[list[PairTokens]]]] = deque()
             for batch in batches:
                 pending.append((batch, executor.submit(self.encoder.tokenize, [texts for *_, texts in batch])))
-                if len(pending) > BATCHES_AHEAD:
+                while len(pending) > BATCHES_AHEAD or (pending and is_enough(sum(len(each) for each, _ in pending))):
                     oldest, tokens = pending.popleft()
                     yield oldest, tokens.result()
             for oldest, tokens in pending:
@@ -313,8 +322,3 @@ def _count_rows(rows: Iterator[Row], report: SourceReport) -> Iterator[Row]:
     for row in rows:
         report.rows_read += 1
         yield row
-
-
-def _batches(pairs: Iterator[RenderedPair]) -> Iterator[list[RenderedPair]]:
-    while batch := list(islice(pairs, BATCH_PAIRS)):
-        yield batch

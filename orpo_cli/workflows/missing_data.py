@@ -18,9 +18,8 @@ def missing_data_notes(loaded: LoadedRecipe) -> Iterator[str]:
             path = f"dataset.{part}[{index}].path" if len(sources) > 1 else f"dataset.{part}.path"
             if "://" in source.path or loaded.local_path(path, source.path) is not None:
                 continue
-            from orpo_cli.data.sources.source import (
-                looks_local,
-            )  # imports pydantic's models of the cards: only where needed
+            # Imports pydantic's models of dataset cards, so only where a path was not found.
+            from orpo_cli.data.sources.source import looks_local
 
             is_pattern = glob.has_magic(source.path)
             if not (is_pattern or looks_local(source.path)):  # a dataset of the hub

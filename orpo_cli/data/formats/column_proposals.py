@@ -45,12 +45,12 @@ REJECTED_WORDS = {
     "neg",
     *"差坏劣拒",
 }
+NEGATIONS = {"non", "not", "un", "less", "unpreferred", *"不非未"}
 JUDGED_NAMES = {  # ends of two columns' names → their names in the format judged, whose labels refer to the ends
     ("a", "b"): ("response_a", "response_b"),
     ("1", "2"): ("response_1", "response_2"),
     ("0", "1"): ("response_0", "response_1"),
 }
-NEGATIONS = {"non", "not", "un", "less", "unpreferred", *"不非未"}
 PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")  # a YAML scalar that needs no quotes
 SEVERAL_WORDS = re.compile(r"\S\s+\S|[\u3040-\u30ff\u3400-\u9fff]{4}")  # Chinese and Japanese write no spaces
 PROMPT_FRACTION = 0.5  # of the values: from here on they have several words, and differ, as prompts do

@@ -138,6 +138,15 @@ def test_a_stream_is_read_until_training_has_enough_pairs(tmp_path: Path) -> Non
         run({"train": {**source, "split": "train[:5]"}}, pairs_needed=5)
 
 
+@pytest.mark.parametrize("needed", [1, 64, 65, 600])
+def test_every_row_that_a_stream_has_read_is_kept_or_dropped(tmp_path: Path, needed: int) -> None:
+    rows = [ask(f"q{n}") if n % 3 else {**ask(f"q{n}"), "chosen": ""} for n in range(2000)]
+    source = {**write_source(tmp_path / "x.jsonl", rows), "streaming": True}
+    (report,) = run({"train": source}, pairs_needed=needed).report.sources
+    assert report.rows_read == report.kept + sum(report.dropped.values())
+    assert needed <= report.kept < needed + 64
+
+
 def test_streams_give_pairs_by_weight(tmp_path: Path) -> None:
     sources = [
         {

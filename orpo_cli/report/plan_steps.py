@@ -52,6 +52,12 @@ def describe_few_steps(plan: Plan, steps: int | None) -> Iterator[str]:
     training = plan.training
     if steps is None or steps >= FEW_STEPS or plan.total_pairs() is not None:
         return
+    if not steps:
+        yield (
+            "the pairs do not fill a batch, and training.dataloader_drop_last drops it: `orpo train` will refuse them. Set it to false, or "
+            "lower training.per_device_train_batch_size"
+        )
+        return
     more = [f"more epochs (training.num_train_epochs, now {number_text(training['num_train_epochs'])})"]
     for name in ("gradient_accumulation_steps", "per_device_train_batch_size"):
         if (value := training.get(name, 1)) > 1:

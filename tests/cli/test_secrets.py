@@ -10,12 +10,13 @@ import sys
 import threading
 from base64 import b64encode
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
+from support.loopback_server import LoopbackServer
 from support.tiny import write_recipe
 
 from orpo_cli.training.metrics_log import MetricsCallback
@@ -99,7 +100,7 @@ def test_a_secret_in_an_address_is_never_sent(
             requests.append(self.path)
             self.send_error(404)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    server = LoopbackServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", FOLDER)
     monkeypatch.setenv("HARMLESS", TOKEN)

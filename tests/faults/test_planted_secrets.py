@@ -12,7 +12,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -20,6 +20,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 from support.forked_orpo import Ended, run_forked
 from support.loopback_hub import LoopbackHub
+from support.loopback_server import LoopbackServer
 from support.tiny import write_recipe
 
 REPO = "me/tiny"
@@ -179,7 +180,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     folder = tmp_path_factory.mktemp("planted")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), DataServer)
+    server = LoopbackServer(("127.0.0.1", 0), DataServer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with LoopbackHub(token=SECRETS["HF_TOKEN"]) as hub:
         (folder / "home" / "hf").mkdir(parents=True)

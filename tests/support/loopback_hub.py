@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import dataclass
-from http.server import ThreadingHTTPServer
 from typing import Any
 
 from support.hub_repository import LFS_SUFFIXES, HubRepository, StoredFile
 from support.loopback_handler import LoopbackHandler
+from support.loopback_server import LoopbackServer
 
 
 @dataclass
@@ -112,8 +112,7 @@ class LoopbackHub:
         }
 
     def __enter__(self) -> LoopbackHub:
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (LoopbackHandler,), {"hub": self}))
-        self.server.daemon_threads = True
+        self.server = LoopbackServer(("127.0.0.1", 0), type("Handler", (LoopbackHandler,), {"hub": self}))
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self.thread.start()
         return self

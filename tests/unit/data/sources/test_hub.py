@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.loopback_server import LoopbackServer
 from support.tiny import pairs
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -113,8 +114,8 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+def hub() -> Iterator[LoopbackServer]:
+    server = LoopbackServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -132,7 +133,7 @@ def read(endpoint: str, home: Path, *sources: dict[str, Any]) -> list[dict[str, 
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
-def test_a_hub_dataset_is_read_and_refusals_are_hub_errors(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_a_hub_dataset_is_read_and_refusals_are_hub_errors(hub: LoopbackServer, tmp_path: Path) -> None:
     full, part, split, config, none, gated = read(
         f"http://127.0.0.1:{hub.server_port}",
         tmp_path,
@@ -156,7 +157,7 @@ def test_a_hub_dataset_is_read_and_refusals_are_hub_errors(hub: ThreadingHTTPSer
     assert "HF_TOKEN" in gated["remedy"]
 
 
-def test_an_unreachable_hub_gives_the_cached_copy_or_a_fast_error(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_an_unreachable_hub_gives_the_cached_copy_or_a_fast_error(hub: LoopbackServer, tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{hub.server_port}"
     read(endpoint, tmp_path, {"path": "org/data"})
     hub.shutdown()
@@ -181,7 +182,7 @@ def test_an_unreachable_hub_gives_the_cached_copy_or_a_fast_error(hub: Threading
     assert "hf download" in missing["remedy"]
 
 
-def test_a_stream_downloads_rows_while_they_are_read(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_a_stream_downloads_rows_while_they_are_read(hub: LoopbackServer, tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{hub.server_port}"
     stream = {"path": "org/data", "streaming": True, "max_samples": 2}
     first, sliced = read(endpoint, tmp_path, stream, {**stream, "split": "train[:1]"})
@@ -195,7 +196,7 @@ def test_a_stream_downloads_rows_while_they_are_read(hub: ThreadingHTTPServer, t
     assert silent["exit_code"] == 6
 
 
-def test_the_requested_configuration_and_revision_are_read(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_the_requested_configuration_and_revision_are_read(hub: LoopbackServer, tmp_path: Path) -> None:
     source = {"path": "org/configs", "name": "en"}
     english, german, older, unnamed, unknown = read(
         f"http://127.0.0.1:{hub.server_port}",
@@ -215,7 +216,7 @@ def test_the_requested_configuration_and_revision_are_read(hub: ThreadingHTTPSer
     assert unknown["message"] == "org/configs: the dataset has no configuration 'fr', but en, de."
 
 
-def test_a_broken_hub_dataset_is_a_data_error(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_a_broken_hub_dataset_is_a_data_error(hub: LoopbackServer, tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{hub.server_port}"
     full, streamed, large, large_streamed = read(
         endpoint,

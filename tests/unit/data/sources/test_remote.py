@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import fsspec
 import pytest
 from datasets import Dataset
 from support.data_sources import ROWS, failure, lines, load, write
+from support.loopback_server import LoopbackServer
 
 from orpo_cli.data.sources.remote import _targets
 from orpo_cli.data.sources.source import open_source
@@ -29,7 +30,7 @@ class QuietFileHandler(SimpleHTTPRequestHandler):
 
 @contextmanager
 def serve(handler: Any) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = LoopbackServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

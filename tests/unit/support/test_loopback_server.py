@@ -21,6 +21,7 @@ def test_only_the_error_of_a_client_that_has_gone_is_silent(
     with LoopbackServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
-        with socket.create_connection(server.server_address[:2]):
-            thread.join(10)
+        with socket.create_connection(server.server_address[:2], timeout=10) as client:
+            client.recv(1)  # ends when the server has handled the error and closes the connection
+        thread.join(10)
     assert ("Traceback" in capfd.readouterr().err) is printed

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import NormalDist, fmean
+from statistics import NormalDist
 
 Interval = tuple[float, float]
 
@@ -26,6 +26,16 @@ def wilson_interval(successes: float, trials: float) -> Interval:
     return max(0.0, center - half), min(1.0, center + half)
 
 
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The weighted mean of at least one value."""
+    return math.fsum(weight * value for value, weight in zip(values, weights, strict=True)) / math.fsum(weights)
+
+
+def effective_count(weights: Sequence[float]) -> float:
+    """The effective number of weighted values, (sum of w)² / sum of w² (Kish): their number where all weights are equal."""
+    return math.fsum(weights) ** 2 / math.fsum(weight * weight for weight in weights)
+
+
 def mean_interval(values: Sequence[float]) -> Interval | None:
     """Student's t 95% interval of the mean; None for fewer than two values. Of differences of pairs it is the paired one.
 
@@ -38,17 +48,20 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
 def weighted_mean_interval(values: Sequence[float], weights: Sequence[float]) -> Interval | None:
     """Student's t 95% interval of the weighted mean (ratio estimator); None for fewer than two values.
 
-    The degrees of freedom are the effective number of values, (sum of w)² / sum of w² (Kish), minus 1.
+    The degrees of freedom are the effective number of values minus 1.
     """
-    count, total = len(values), math.fsum(weights)
-    if count < 2:
+    if len(values) < 2:
         return None
-    pairs = list(zip(values, weights, strict=True))
-    mean = math.fsum(weight * value for value, weight in pairs) / total
-    spread = math.fsum((weight * (value - mean)) ** 2 for value, weight in pairs)
-    effective = total * total / math.fsum(weight * weight for weight in weights)
-    half = student_t_quantile(effective - 1) * math.sqrt(spread * count / (count - 1)) / total
+    mean = weighted_mean(values, weights)
+    half = student_t_quantile(effective_count(weights) - 1) * weighted_standard_error(values, weights)
     return mean - half, mean + half
+
+
+def weighted_standard_error(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Standard error of the weighted mean (ratio estimator) of at least two values."""
+    count, mean = len(values), weighted_mean(values, weights)
+    spread = math.fsum((weight * (value - mean)) ** 2 for value, weight in zip(values, weights, strict=True))
+    return math.sqrt(spread * count / (count - 1)) / math.fsum(weights)
 
 
 @lru_cache
@@ -93,7 +106,11 @@ def mcnemar_p_value(won: int, lost: int) -> float:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Comparison of a second model with a first one on the same pairs. A pair is won where only the second model prefers rightly."""
+    """Comparison of a second model with a first one on the same pairs. A pair is won where only the second model prefers rightly.
+
+    Where pairs have weights, the accuracies and the change of the margin are weighted means; ``won``, ``lost`` and the p-value
+    count pairs.
+    """
 
     pairs: int
     first_accuracy: float
@@ -107,22 +124,25 @@ class PairedComparison:
     margin_interval: Interval | None  # paired Student's t, 95%
 
 
-def compare_margins(first: Sequence[float], second: Sequence[float]) -> PairedComparison:
+def compare_margins(
+    first: Sequence[float], second: Sequence[float], weights: Sequence[float] | None = None
+) -> PairedComparison:
     """Compare two models by their margins (mean log-probability of chosen minus that of rejected) on the same pairs.
 
-    ``first`` and ``second`` are in the same order of pairs, and not empty.
+    ``first``, ``second`` and ``weights`` (of the pairs; None: all are 1) are in the same order of pairs, and not empty.
     """
+    weights = [1.0] * len(first) if weights is None else weights
     both = list(zip(first, second, strict=True))
     won = sum(before <= 0 < after for before, after in both)
     lost = sum(after <= 0 < before for before, after in both)
     changes = [after - before for before, after in both]
     return PairedComparison(
         pairs=len(both),
-        first_accuracy=sum(before > 0 for before, _ in both) / len(both),
-        second_accuracy=sum(after > 0 for _, after in both) / len(both),
+        first_accuracy=weighted_mean([before > 0 for before in first], weights),
+        second_accuracy=weighted_mean([after > 0 for after in second], weights),
         won=won,
         lost=lost,
         p_value=mcnemar_p_value(won, lost),
-        margin_change=fmean(changes),
-        margin_interval=mean_interval(changes),
+        margin_change=weighted_mean(changes, weights),
+        margin_interval=weighted_mean_interval(changes, weights),
     )

@@ -157,5 +157,6 @@ def _scores_by_pair(held_out_pairs: HeldOutPairs, scores: dict[Variant, PairScor
             variant: {"logps/chosen": each.chosen[index].item(), "logps/rejected": each.rejected[index].item()}
             for variant, each in scores.items()
         }
-        rows.append({"pair": row["pair"], "row": row["row"], "models": logps})
+        weight = {} if row.get("weight", 1.0) == 1.0 else {"weight": row["weight"]}
+        rows.append({"pair": row["pair"], "row": row["row"], **weight, "models": logps})
     return rows

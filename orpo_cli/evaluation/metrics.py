@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from orpo_cli.evaluation.preference_scores import PairScores
-from orpo_cli.statistics import Interval, mean_interval, weighted_mean_interval, wilson_interval
+from orpo_cli.statistics import Interval, effective_count, mean_interval, weighted_mean_interval, wilson_interval
 
 
 def preference_metrics(scores: PairScores, beta: float) -> dict[str, float]:
@@ -43,13 +43,13 @@ def weighted_mean(values: torch.Tensor, weights: torch.Tensor | None) -> float:
 def intervals(scores: PairScores, beta: float) -> dict[str, Interval | None]:
     """95% intervals of the accuracy (Wilson) and of the mean margin (Student's t; None for a single pair).
 
-    With weights, the number of pairs is the effective one, (sum of w)² / sum of w² (Kish), which is smaller.
+    With weights, the number of pairs is the effective one, which is smaller.
     """
     correct, margins = scores.chosen > scores.rejected, beta * (scores.chosen - scores.rejected)
     if scores.weights is None:
         accuracy = wilson_interval(int(correct.sum()), len(correct))
         return {"rewards/accuracies": accuracy, "rewards/margins": mean_interval(margins.tolist())}
-    effective = (scores.weights.sum() ** 2 / (scores.weights**2).sum()).item()
+    effective = effective_count(scores.weights.tolist())
     accuracy = wilson_interval(weighted_mean(correct.double(), scores.weights) * effective, effective)
     return {
         "rewards/accuracies": accuracy,
@@ -76,7 +76,7 @@ def accuracies_by_length(scores: PairScores) -> dict[str, float]:
 def margin_change_interval(before: PairScores, after: PairScores, beta: float) -> Interval | None:
     """95% interval of the change of the mean margin, paired: much narrower than the intervals of the two margins.
 
-    Without weights it is beta times ``margin_interval`` of ``statistics.compare_margins``, which the report shows.
+    It is beta times ``margin_interval`` of ``statistics.compare_margins``, which the report shows.
     """
     changes = beta * ((after.chosen - after.rejected) - (before.chosen - before.rejected))
     if after.weights is not None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal
 
-from orpo_cli.json_files import is_number, object_or_empty
-from orpo_cli.report.run_history import Record, RunHistory
-from orpo_cli.statistics import PairedComparison, compare_margins
+from orpo_cli.json_files import object_or_empty
+from orpo_cli.report.pair_scores import Scores, compare_scores, scores_by_name, scores_of_evaluation
+from orpo_cli.report.run_history import RunHistory
+from orpo_cli.statistics import PairedComparison
 
-MAX_LOGP = 1e6  # nats per token; more is a damaged file
 Variant = Literal["base", "tuned"]
-Scores = dict[str, tuple[float, float]]  # mean log-probabilities of chosen and rejected, by the name of the pair
 
 
 def held_out_scores(history: RunHistory, variant: Variant = "tuned") -> Scores:
@@ -25,15 +22,15 @@ def held_out_scores(history: RunHistory, variant: Variant = "tuned") -> Scores:
     if isinstance(entries, list) and history.evaluation.get("data") == "held-out":
         rows = [each for each in entries if isinstance(each, dict)]
         models = [object_or_empty(object_or_empty(each.get("models")).get(variant)) for each in rows]
-        scores = _by_name(
-            (str(row.get("row")), model.get("logps/chosen"), model.get("logps/rejected"))
+        scores = scores_by_name(
+            (str(row.get("row")), model.get("logps/chosen"), model.get("logps/rejected"), row.get("weight", 1.0))
             for row, model in zip(rows, models, strict=True)
         )
         if scores:
             return scores
     step = 0 if variant == "base" else history.saved_eval.get("step")
     found = [each for each in history.scores if each.get("step") == step]
-    return _scores_of_evaluation(found[-1]) if found else {}
+    return scores_of_evaluation(found[-1]) if found else {}
 
 
 def compare_with_base(history: RunHistory) -> PairedComparison | str:
@@ -41,7 +38,7 @@ def compare_with_base(history: RunHistory) -> PairedComparison | str:
     base = held_out_scores(history, "base")
     if not base:
         return f"{history.path}: the base model has no scores on the held-out pairs. `orpo eval {history.path}` computes them."
-    return _compare(base, held_out_scores(history), f"{history.path} has no scores of the trained model.")
+    return compare_scores(base, held_out_scores(history)) or f"{history.path} has no scores of the trained model."
 
 
 def compare_runs(first: RunHistory, second: RunHistory) -> PairedComparison | str:
@@ -51,34 +48,8 @@ def compare_runs(first: RunHistory, second: RunHistory) -> PairedComparison | st
             return f"{each.path} has no scores of held-out pairs. `orpo eval {each.path}` computes them."
     if (sources := held_out_data(first)) and (others := held_out_data(second)) and sources != others:
         return f"{first.path} and {second.path} held out pairs of different data."
-    return _compare(
-        held_out_scores(first), held_out_scores(second), f"{first.path} and {second.path} held out no common pair."
-    )
-
-
-def _compare(first: Scores, second: Scores, otherwise: str) -> PairedComparison | str:
-    common = [name for name in first if name in second]
-    if not common:
-        return otherwise
-    margins = [[scores[name][0] - scores[name][1] for name in common] for scores in (first, second)]
-    return compare_margins(*margins)
-
-
-def _scores_of_evaluation(record: Record) -> Scores:
-    columns = [record.get(name) for name in ("pairs", "chosen", "rejected")]
-    names, chosen, rejected = (column if isinstance(column, list) else [] for column in columns)
-    return _by_name(zip(map(str, names), chosen, rejected, strict=False))
-
-
-def _by_name(scores: Iterable[tuple[str, Any, Any]]) -> Scores:
-    """Scores by the name of the pair; a name that is used again gets a number (``train.jsonl:7#2``)."""
-    found: Scores = {}
-    seen: Counter[str] = Counter()
-    for name, chosen, rejected in scores:
-        seen[name] += 1
-        if all(is_number(each) and abs(each) < MAX_LOGP for each in (chosen, rejected)):
-            found[name if seen[name] == 1 else f"{name}#{seen[name]}"] = (float(chosen), float(rejected))
-    return found
+    comparison = compare_scores(held_out_scores(first), held_out_scores(second))
+    return comparison or f"{first.path} and {second.path} held out no common pair."
 
 
 def held_out_data(history: RunHistory) -> set[str]:

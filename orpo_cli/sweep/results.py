@@ -68,7 +68,7 @@ def rank(sweep: SweepDir, states: Sequence[TrialState], metric: Metric) -> Ranki
         and (score := final_score(sweep.run(state.trial))) is not None
         and score.value(metric) is not None
     ]
-    pairs = [each.score.margins.keys() for each in scored]
+    pairs = [each.score.pair_scores.keys() for each in scored]
     common = None
     if any(each != pairs[0] for each in pairs):
         common = set(pairs[0]).intersection(*pairs)

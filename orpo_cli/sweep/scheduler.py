@@ -216,7 +216,7 @@ class Scheduler:
             if each is not state
             and each.state is not State.FAILED
             and (other := self.progress(each.trial).score_until(score.fraction)) is not None
-            and other.margins.keys() == score.margins.keys()  # a key may change which pairs are held out
+            and other.pair_scores.keys() == score.pair_scores.keys()  # a key may change which pairs are held out
         }
         if not others:
             return

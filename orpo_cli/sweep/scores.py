@@ -1,27 +1,28 @@
 """Scores of trials on the held-out pairs: their evaluations during training, compared pair by pair.
 
-The margin here is the mean log-probability per token of the chosen completion minus that of the rejected one. The margin that TRL
-logs is this one times beta, so that it does not compare trials with another beta.
+The margin here is not multiplied by beta, as the one that TRL logs, which does not compare trials with another beta.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist
 from typing import Any
 
 from orpo_cli.json_files import is_number
+from orpo_cli.report.pair_scores import Scores, compare_scores, scores_of_evaluation
 from orpo_cli.report.run_history import RunHistory
 from orpo_cli.rundir import RunDir
 from orpo_cli.statistics import (
     Interval,
     PairedComparison,
-    compare_margins,
-    mean_interval,
+    effective_count,
+    weighted_mean,
+    weighted_mean_interval,
+    weighted_standard_error,
     wilson_interval,
 )
 
@@ -38,7 +39,7 @@ class Metric(StrEnum):
 
 @dataclass(frozen=True)
 class Score:
-    """One evaluation of a trial. ``fraction``: of its steps. ``margins``: of each pair by name; empty where they are not recorded."""
+    """One evaluation of a trial. ``fraction``: of its steps. ``pair_scores``: empty where they are not recorded."""
 
     step: int
     fraction: float
@@ -46,7 +47,7 @@ class Score:
     accuracy: float | None
     margin: float | None
     loss: float | None
-    margins: Mapping[str, float] = field(default_factory=dict)
+    pair_scores: Scores = field(default_factory=dict)
 
     def value(self, metric: Metric) -> float | None:
         """The value of the metric."""
@@ -54,18 +55,26 @@ class Score:
 
     def interval(self, metric: Metric) -> Interval | None:
         """95% interval: Wilson for the accuracy, Student's t for the margin; None where the pairs are not known."""
+        margins, weights = margins_and_weights(self.pair_scores)
         if metric is Metric.MARGIN:
-            return mean_interval(list(self.margins.values()))
+            return weighted_mean_interval(margins, weights)
         if self.accuracy is None or not self.pairs:
             return None
-        return wilson_interval(self.accuracy * self.pairs, self.pairs)
+        pairs = effective_count(weights) if weights else self.pairs
+        return wilson_interval(self.accuracy * pairs, pairs)
 
     def on_pairs(self, names: Set[str]) -> Score:
         """The score on some of the pairs; the loss of these is not known."""
-        margins = {name: margin for name, margin in self.margins.items() if name in names}
-        accuracy = fmean(margin > 0 for margin in margins.values())
+        scores = {name: score for name, score in self.pair_scores.items() if name in names}
+        margins, weights = margins_and_weights(scores)
+        accuracy = weighted_mean([margin > 0 for margin in margins], weights)
         return replace(
-            self, pairs=len(margins), accuracy=accuracy, margin=fmean(margins.values()), loss=None, margins=margins
+            self,
+            pairs=len(scores),
+            accuracy=accuracy,
+            margin=weighted_mean(margins, weights),
+            loss=None,
+            pair_scores=scores,
         )
 
     def sort_key(self, metric: Metric) -> tuple[float, float, float]:
@@ -122,8 +131,9 @@ def read_progress(run: Path) -> TrialProgress:
     """The progress of the run in a directory; that of a damaged one as far as it can be read."""
     history = RunHistory(run)
     steps = next((each["steps"] for each in reversed(history.events) if is_number(each.get("steps"))), None)
-    margins = {record.get("step"): _margins(record) for record in history.scores}
-    scores = [_score(record, steps, margins.get(record["step"], {})) for record in history.evals if record["step"] > 0]
+    pair_scores = {record.get("step"): scores_of_evaluation(record) for record in history.scores}
+    evaluations = [record for record in history.evals if record["step"] > 0]
+    scores = [_score(record, steps, pair_scores.get(record["step"], {})) for record in evaluations]
     step = max([history.last_train.get("step", 0), *(each.step for each in scores)])
     return TrialProgress(int(step), None if steps is None else int(steps), tuple(scores))
 
@@ -142,10 +152,7 @@ def final_score(run: Path) -> Score | None:
 
 def compare(first: Score, second: Score) -> PairedComparison | None:
     """The second score against the first one, on the pairs of both; None where they have no scores of the same pairs."""
-    common = [name for name in first.margins if name in second.margins]
-    if not common:
-        return None
-    return compare_margins([first.margins[name] for name in common], [second.margins[name] for name in common])
+    return compare_scores(first.pair_scores, second.pair_scores)
 
 
 def is_worse(score: Score, best: Score, metric: Metric, comparisons: int = 1) -> bool:
@@ -160,42 +167,44 @@ def is_worse(score: Score, best: Score, metric: Metric, comparisons: int = 1) ->
         if metric is Metric.ACCURACY:
             lower, p_value = comparison.lost > comparison.won, comparison.p_value
         else:
-            lower, p_value = comparison.margin_change < 0, _margin_p_value(best, score)
+            lower, p_value = comparison.margin_change < 0, _margin_p_value(best.pair_scores, score.pair_scores)
         return lower and p_value < SIGNIFICANCE / max(1, comparisons)
     intervals = score.interval(metric), best.interval(metric)
     return intervals[0] is not None and intervals[1] is not None and intervals[0][1] < intervals[1][0]
 
 
-def _margin_p_value(first: Score, second: Score) -> float:
+def margins_and_weights(scores: Scores) -> tuple[list[float], list[float]]:
+    """Margins and weights of the pairs, in their order."""
+    return [each.margin for each in scores.values()], [each.weight for each in scores.values()]
+
+
+def _margin_p_value(first: Scores, second: Scores) -> float:
     """Two-sided p-value that the mean difference of the margins of the same pairs is 0 (normal approximation)."""
-    changes = [second.margins[name] - margin for name, margin in first.margins.items() if name in second.margins]
-    if len(changes) < 2:
+    common = {name: score for name, score in second.items() if name in first}
+    if len(common) < 2:
         return 1.0
-    error = stdev(changes) / math.sqrt(len(changes))
-    return 2 * NormalDist().cdf(-abs(fmean(changes)) / error) if error else float(not any(changes))
+    changes = [score.margin - first[name].margin for name, score in common.items()]
+    weights = [each.weight for each in common.values()]
+    mean, error = weighted_mean(changes, weights), weighted_standard_error(changes, weights)
+    return 2 * NormalDist().cdf(-abs(mean) / error) if error else float(not any(changes))
 
 
-def _score(record: Mapping[str, Any], steps: float | None, margins: Mapping[str, float]) -> Score:
+def _score(record: Mapping[str, Any], steps: float | None, pair_scores: Scores) -> Score:
     numbers = {name: float(value) for name, value in record.items() if is_number(value)}
     chosen, rejected = numbers.get(CHOSEN), numbers.get(REJECTED)
     margin = chosen - rejected if chosen is not None and rejected is not None else None
+    if pair_scores:
+        margin = weighted_mean(*margins_and_weights(pair_scores))
     pairs: Any = record.get("eval_pairs")
     return Score(
         step=int(record["step"]),
         fraction=record["step"] / steps if steps else 1.0,
-        pairs=int(pairs) if is_number(pairs) else len(margins) or None,
+        pairs=int(pairs) if is_number(pairs) else len(pair_scores) or None,
         accuracy=numbers.get(ACCURACY),
-        margin=fmean(margins.values()) if margins else margin,
+        margin=margin,
         loss=numbers.get("eval_loss"),
-        margins=margins,
+        pair_scores=pair_scores,
     )
-
-
-def _margins(record: Mapping[str, Any]) -> dict[str, float]:
-    columns = [record.get(name) for name in ("pairs", "chosen", "rejected")]
-    names, chosen, rejected = (column if isinstance(column, list) else [] for column in columns)
-    rows = zip(map(str, names), chosen, rejected, strict=False)
-    return {name: better - worse for name, better, worse in rows if is_number(better) and is_number(worse)}
 
 
 def _size_and_time(path: Path) -> tuple[int, int] | None:

@@ -206,6 +206,8 @@ class MetricsCallback(TrainerCallback):
             "step": step, "dataset": "eval", "pairs": self.trainer.eval_dataset["row"][:],
             "chosen": _finite_or_none(scores.chosen), "rejected": _finite_or_none(scores.rejected),
         }  # fmt: skip
+        if scores.weights is not None:
+            line["weights"] = scores.weights.tolist()
         if (problem := self.scores.append(line)) is not None:
             self.observer.note(f"warning: {problem}")
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import typer
 from conftest import CommandResult, Orpo
-from support.tiny import pairs, save_tiny_model, write_pairs
+from support.json_lines import write_json_lines
+from support.tiny import pairs, save_tiny_model, write_pairs, write_recipe
 from support.tiny_eval_run import HELD_OUT, TRAIN_PAIRS, make_eval_run
 from typer.testing import CliRunner, Result
 
@@ -21,6 +22,7 @@ from orpo_cli.report.paired_comparison import compare_with_base
 from orpo_cli.report.run_history import read_history
 from orpo_cli.rundir import RunDir
 from orpo_cli.statistics import PairedComparison
+from orpo_cli.sweep.scores import read_progress
 
 app = typer.Typer()
 app.command()(command)
@@ -76,6 +78,30 @@ def test_the_report_has_the_same_interval_of_the_change_as_eval(run: RunDir) -> 
     shown = [document["beta"] * end for end in comparison.margin_interval]  # the report is without beta
     assert document["change"]["intervals"]["rewards/margins"] == pytest.approx(shown, abs=1e-9)
     assert "margin: Student's t" in " ".join(invoke_eval(run.root).stdout.split())
+
+
+def test_the_report_and_a_sweep_weight_the_held_out_pairs_as_the_evaluation_does(tmp_path: Path, orpo: Orpo) -> None:
+    recipe = write_recipe(tmp_path, steps=2, estimated=False, training={"eval_strategy": "steps", "eval_steps": 1})
+    weighted = [{**pair, "weight": 1 + 3 * index} for index, pair in enumerate(pairs(8, start=100))]
+    heldout = write_json_lines(tmp_path / "weighted.jsonl", weighted)
+    held_out = f"dataset.eval={{path: {heldout}, columns: {{weight: weight}}}}"
+    trained = orpo("train", recipe, "--set", held_out)
+    assert trained.returncode == 0, trained.stderr
+    history = read_history(tmp_path / "run")
+    last, score = history.last_eval, read_progress(history.path).scores[-1]
+    assert [each.weight for each in score.pair_scores.values()] == [1 + 3 * index for index in range(8)]
+    assert score.margin == pytest.approx(last["eval_logps/chosen"] - last["eval_logps/rejected"], abs=1e-6)
+    assert score.on_pairs(score.pair_scores.keys()).accuracy == pytest.approx(last["eval_rewards/accuracies"])
+
+    document = json.loads(invoke_eval(history.path, "--json").stdout)
+    comparison = compare_with_base(read_history(history.path))
+    assert isinstance(comparison, PairedComparison)
+    assert document["scores"][1]["weight"] == 4
+    for variant, accuracy in (("base", comparison.first_accuracy), ("tuned", comparison.second_accuracy)):
+        assert document["models"][variant]["rewards/accuracies"] == pytest.approx(accuracy)
+    assert document["change"]["rewards/margins"] == pytest.approx(document["beta"] * comparison.margin_change)
+    shown = [document["beta"] * end for end in comparison.margin_interval or ()]
+    assert document["change"]["intervals"]["rewards/margins"] == pytest.approx(shown, abs=1e-9)
 
 
 def test_metrics_do_not_depend_on_the_batch_size(run: RunDir) -> None:

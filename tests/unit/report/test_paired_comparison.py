@@ -32,9 +32,10 @@ def scores(step: int, margins: list[float], names: list[str] = NAMES) -> dict[st
 
 def test_scores_of_base_and_of_the_last_evaluation(tmp_path: Path) -> None:
     history = run_with_scores(tmp_path / "run", [-1.0, 2.0, 0.5, -3.0], [1.0, 2.0, 0.5, 3.0])
-    assert held_out_scores(history, "base")["held.jsonl:1"] == (-1.0, 0.0)
+    assert held_out_scores(history, "base")["held.jsonl:1"] == (-1.0, 0.0, 1.0)
     assert held_out_scores(history) == {
-        "held.jsonl:1": (1.0, 0.0), "held.jsonl:2": (2.0, 0.0), "held.jsonl:3": (0.5, 0.0), "held.jsonl:3#2": (3.0, 0.0),
+        "held.jsonl:1": (1.0, 0.0, 1.0), "held.jsonl:2": (2.0, 0.0, 1.0),
+        "held.jsonl:3": (0.5, 0.0, 1.0), "held.jsonl:3#2": (3.0, 0.0, 1.0),
     }  # fmt: skip
     comparison = compare_with_base(history)
     assert isinstance(comparison, PairedComparison)
@@ -46,7 +47,7 @@ def test_scores_are_those_of_the_saved_weights(tmp_path: Path) -> None:
     best = {"training.load_best_model_at_end": (True, "decided")}
     run = write_recorded_run(tmp_path / "run", values=best, run={"best_checkpoint": "checkpoints/checkpoint-10"})
     write_json_lines(run / "eval_scores.jsonl", [scores(step, [float(step)] * 4) for step in (0, 10, 20)])
-    assert held_out_scores(read_history(run))["held.jsonl:1"] == (10.0, 0.0)
+    assert held_out_scores(read_history(run))["held.jsonl:1"] == (10.0, 0.0, 1.0)
 
 
 def test_scores_of_orpo_eval_come_first(tmp_path: Path) -> None:
@@ -57,9 +58,9 @@ def test_scores_of_orpo_eval_come_first(tmp_path: Path) -> None:
         "damaged",
     ]
     (history.path / "evaluation.json").write_text(json.dumps({"data": "held-out", "scores": entries}))
-    assert held_out_scores(read_history(history.path)) == {"held.jsonl:1": (-2.0, -1.0)}
+    assert held_out_scores(read_history(history.path)) == {"held.jsonl:1": (-2.0, -1.0, 1.0)}
     (history.path / "evaluation.json").write_text(json.dumps({"data": "other.jsonl", "scores": entries}))
-    assert held_out_scores(read_history(history.path))["held.jsonl:1"] == (1.0, 0.0)
+    assert held_out_scores(read_history(history.path))["held.jsonl:1"] == (1.0, 0.0, 1.0)
 
 
 def test_two_runs_are_compared_on_their_common_pairs(tmp_path: Path) -> None:

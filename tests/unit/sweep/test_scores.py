@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from orpo_cli.report.pair_scores import PairScore
 from orpo_cli.sweep.scores import Metric, ProgressReader, Score, compare, final_score, is_worse, read_progress
 
 ACCURACY, MARGIN = Metric.ACCURACY, Metric.MARGIN
 
 
 def score(right: int, pairs: int = 64, *, margin: float = 0.5, named: bool = True) -> Score:
-    margins = {f"pair {index}": margin + index / 1000 if index < right else -margin for index in range(pairs)}
-    mean = sum(margins.values()) / pairs
-    return Score(8, 0.5, pairs, right / pairs, mean, 1.0, margins if named else {})
+    margins = [margin + index / 1000 if index < right else -margin for index in range(pairs)]
+    scores = {f"pair {index}": PairScore(margin, 0.0) for index, margin in enumerate(margins)}
+    return Score(8, 0.5, pairs, right / pairs, sum(margins) / pairs, 1.0, scores if named else {})
 
 
 def test_accuracies_are_compared_on_the_same_pairs() -> None:
@@ -56,6 +58,24 @@ def test_only_common_pairs_are_compared() -> None:
     assert compare(one, score(5, named=False)) is None
 
 
+def test_pairs_count_with_their_weights() -> None:
+    one, other = (
+        replace(each, pair_scores={name: PairScore(*each.pair_scores[name][:2], 9.0 if name == "pair 0" else 1.0) for name in each.pair_scores})
+        for each in (score(1, 10), score(2, 10))
+    )  # fmt: skip
+    names = one.pair_scores.keys() - {"pair 9"}
+    assert one.on_pairs(names).accuracy == pytest.approx(9 / 17)
+    assert one.on_pairs(names).margin == pytest.approx((9 * 0.5 - 8 * 0.5) / 17)
+    comparison = compare(one, other)
+    assert comparison is not None
+    assert (comparison.first_accuracy, comparison.second_accuracy) == pytest.approx((9 / 18, 10 / 18))
+    assert comparison.margin_change == pytest.approx(1.001 / 18)
+    interval, unweighted = one.interval(ACCURACY), score(1, 10).interval(ACCURACY)
+    assert interval is not None
+    assert unweighted is not None
+    assert interval[1] - interval[0] > unweighted[1] - unweighted[0]
+
+
 def test_equal_accuracies_are_ordered_by_margin() -> None:
     assert score(50, margin=0.6).sort_key(ACCURACY) > score(50, margin=0.5).sort_key(ACCURACY)
     assert score(51, margin=0.1).sort_key(ACCURACY) > score(50, margin=0.9).sort_key(ACCURACY)
@@ -84,8 +104,8 @@ def test_progress_is_read_from_the_records_of_a_run(tmp_path: Path) -> None:
     assert (progress.step, progress.steps) == (8, 8)
     assert [(each.step, each.fraction) for each in progress.scores] == [(4, 0.5), (8, 1.0)]
     first, last = progress.scores
-    assert (first.margin, first.margins) == (0.75, {"a": 1.0, "b": 0.5})
-    assert (last.margin, last.margins) == (None, {})
+    assert (first.margin, first.pair_scores) == (0.75, {"a": (-1.0, -2.0, 1.0), "b": (-1.0, -1.5, 1.0)})
+    assert (last.margin, last.pair_scores) == (None, {})
     assert progress.score_until(0.6) is first
     assert progress.score_until(0.4) is None
 

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console as RichConsole
 
 from orpo_cli.report.console import Console
+from orpo_cli.report.pair_scores import PairScore
 from orpo_cli.sweep.record import State, TrialState
 from orpo_cli.sweep.results import Result
 from orpo_cli.sweep.scores import Metric, Score, TrialProgress, compare
@@ -18,8 +19,8 @@ from orpo_cli.sweep.view import SweepDisplay, result_table
 
 
 def score(right: int) -> Score:
-    margins = {str(index): 1.0 if index < right else -0.5 for index in range(64)}
-    return Score(32, 1.0, 64, right / 64, sum(margins.values()) / 64, 1.0, margins)
+    scores = {str(index): PairScore(1.0 if index < right else -0.5, 0.0) for index in range(64)}
+    return Score(32, 1.0, 64, right / 64, sum(each.margin for each in scores.values()) / 64, 1.0, scores)
 
 
 def trials() -> list[TrialState]:

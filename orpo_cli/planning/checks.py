@@ -73,7 +73,7 @@ def _learning_rate(plan: PlanDraft, loaded: LoadedRecipe, facts: ModelFacts | No
     differs = any(each in optimizer for each in OTHER_RATE_OPTIMIZERS)
     if differs or loaded.origin_kind("training.learning_rate") == "default":
         return
-    row, size = defaults_for_size(facts.parameters if facts else None)
+    row, size = defaults_for_size(facts.parameters if facts else None, loaded.recipe.model.model_name_or_path)
     method, usual = ("full weights", row.full_learning_rate) if plan.lora is None else ("LoRA", row.lora_learning_rate)
     times = max(rate / usual, usual / rate)
     if times <= UNUSUAL_FACTOR * 1.001:

@@ -49,7 +49,9 @@ class TrainingArguments:
         self.result[name] = self.decisions.decide(f"training.{name}", value, reason)
 
     def _by_size(self) -> None:
-        row, size = defaults_for_size(self.facts.parameters if self.facts else None)
+        row, size = defaults_for_size(
+            self.facts.parameters if self.facts else None, self.recipe.model.model_name_or_path
+        )
         lora = self.recipe.lora is not None
         rate = row.lora_learning_rate if lora else row.full_learning_rate
         self.default("learning_rate", rate, f"{'LoRA' if lora else 'full weights'}, {size}")

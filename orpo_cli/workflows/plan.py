@@ -11,6 +11,7 @@ from orpo_cli.errors import DataError, HubError, MachineError, Problem, RecipeEr
 from orpo_cli.estimate.memory import EstimateInputs
 from orpo_cli.planning.model_facts import ModelFacts
 from orpo_cli.planning.plan import CHECKPOINTING, TOKEN_BUDGET, ModelPlan, Plan
+from orpo_cli.planning.size_defaults import defaults_for_size
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.placeholders import load_complete_recipe
 from orpo_cli.recipe.schema import ModelSection
@@ -178,8 +179,9 @@ def _read_model_facts(
         if to_train:
             raise
         facts = known_facts(source.section, training.max_length, dropout_disabled=not dropout)
-        size = (
-            "a 7B model" if facts is None else f"{facts.parameters / 1e9:.3g}B parameters, which orpo-cli knows it has"
-        )
+        if facts is None:
+            _, size = defaults_for_size(None, source.section.model_name_or_path)
+        else:
+            size = f"{facts.parameters / 1e9:.3g}B parameters, which orpo-cli knows it has"
         console.warn(f"{error.message} Values that depend on the model's size are those of {size}.")
         return facts

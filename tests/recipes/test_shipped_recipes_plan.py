@@ -40,6 +40,8 @@ def test_a_plan_without_the_network_reports_which_model_size_it_assumes(orpo_her
     assert "those of 8.03B parameters, which orpo-cli knows it has" in known.stderr
     other = orpo_here("plan", "llama3-8b-qlora", "--set", "model.model_name_or_path=someone/their-model")
     assert "those of a 7B model" in other.stderr
+    named = orpo_here("plan", "llama3-8b-qlora", "--set", "model.model_name_or_path=someone/their-3B")
+    assert "those of 3B parameters (by the model's name)" in named.stderr
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -47,16 +47,16 @@ def steps_left(steps: int, done: int) -> int:
     return max(0, steps - done)
 
 
-def describe_few_steps(plan: Plan, steps: int | None) -> Iterator[str]:
-    """What gives more optimizer steps, where there are few and the recipe has not set their number."""
+def describe_few_steps(plan: Plan, steps: int | None, pairs: int | None) -> Iterator[str]:
+    """What gives more optimizer steps, where there are few and the recipe has not set their number; why there is none."""
     training = plan.training
-    if steps is None or steps >= FEW_STEPS or plan.total_pairs() is not None:
-        return
-    if not steps:
+    if pairs and not steps_per_epoch(plan, pairs):
         yield (
             "the pairs do not fill a batch, and training.dataloader_drop_last drops it: `orpo train` will refuse them. Set it to false, or "
             "lower training.per_device_train_batch_size"
         )
+        return
+    if steps is None or steps >= FEW_STEPS or plan.total_pairs() is not None:
         return
     more = [f"more epochs (training.num_train_epochs, now {number_text(training['num_train_epochs'])})"]
     for name in ("gradient_accumulation_steps", "per_device_train_batch_size"):

@@ -107,7 +107,7 @@ def _entries(
     held_out = inputs.lengths.held_out if inputs is not None else None
     yield "data", [_sources(values["dataset"], held_out), _lengths(plan, inputs if measured else None, count), *notes]
     schedule = describe_schedule(plan, steps, count, done, measured=measured)
-    yield "steps", [schedule, *([] if done else describe_few_steps(plan, steps))]
+    yield "steps", [schedule, *([] if done else describe_few_steps(plan, steps, count))]
     training = plan.training
     rate = f"{number_text(training['learning_rate'])}, {training['lr_scheduler_type']}"
     yield "rate", [f"{rate}, {describe_warmup(training, steps)}, {training['optim']}"]

@@ -149,6 +149,11 @@ FEW = "optimizer steps are few for a fine-tune; "
             "false, or lower training.per_device_train_batch_size",
         ),
         (
+            ("dataloader_drop_last=true", "per_device_train_batch_size=100", "max_steps=5"),
+            "the pairs do not fill a batch, and training.dataloader_drop_last drops it: `orpo train` will refuse them. Set it to "
+            "false, or lower training.per_device_train_batch_size",
+        ),
+        (
             ("gradient_accumulation_steps=8", "num_train_epochs=1"),
             "1 optimizer step is little for a fine-tune; more epochs (training.num_train_epochs, now 1), fewer pairs a step "
             "(training.gradient_accumulation_steps, now 8) or more pairs give more",

@@ -116,32 +116,7 @@ class SourceReader:
         sampled = sample_rows(found, source, self.dataset.shuffle_seed)
         report = SourceReport("", source.path, found.location, found.fingerprint, source.split)
         report.available = sampled.available
-        head = list(islice(sampled.rows, FORMAT_SAMPLE_ROWS))
-        if not head:
-            raise DataError(
-                f"{found.location}: no rows in split {source.split}.", remedy="Check the file and `split:`."
-            )
-        check_columns(source.columns, [row.value for row in head], found.location)
-        rows = (Row(row.name, rename_columns(row.value, source.columns)) for row in chain(head, sampled.rows))
-        first_rows = [rename_columns(row.value, source.columns) for row in head]
-        if source.format != PLAIN_TEXT:
-            lists = text_list_columns(first_rows)
-            first_rows = [parse_cells(parse_text_lists(row, lists)) for row in first_rows]
-            rows = (Row(row.name, parse_text_lists(row.value, lists)) for row in rows)
-        where, seed = f"{found.location} (rows from {head[0].name})", self.dataset.shuffle_seed
-        format_ = detect_format(
-            first_rows, source.format, where, labels=source.labels, columns=source.columns, seed=seed
-        )
-        report.format = format_.name
-        check_weight_source(source, format_, found.location)
-        dicts = [row for row in first_rows if isinstance(row, dict)]
-        used = {*format_.columns, *(name for row in dicts for name in numbered_columns(row))}
-        if source.min_score_margin is not None or source.weight_by is not None or self.dataset.rejected == "worst":
-            used |= {*SCORE_COLUMNS, *SCORE_LISTS}
-        used |= {WEIGHT_COLUMN} & source.columns.keys() | {path.split(".")[0] for path in source.columns.values()}
-        names = dict.fromkeys(_printable(key) for row in dicts for key in row)
-        report.unused_columns = [name for name in names if name not in used]
-        self.note(f"reading {found.location} as {format_.name}")
+        format_, rows, first_rows = self._detect_format(found, source, sampled.rows, report)
         text_pairs = TextPairs(self.encoder.tokenizer, self.encoder.end_tokens, format_)
         format_ = replace(format_, read=partial(_read_pair, format_.read, text_pairs))
         with PairWriter(file, self.dataset.shuffle_seed) as writer:
@@ -162,6 +137,38 @@ class SourceReader:
                 remedy=" ".join(report.remedies_of("malformed")),
             )
         return report.as_dict()
+
+    def _detect_format(
+        self, found: OpenedSource, source: Source, rows: Iterator[Row], report: SourceReport
+    ) -> tuple[Format, Iterator[Row], list[Any]]:
+        """The format, all rows with their columns renamed, and the first ones, by which the format was detected."""
+        head = list(islice(rows, FORMAT_SAMPLE_ROWS))
+        if not head:
+            raise DataError(
+                f"{found.location}: no rows in split {source.split}.", remedy="Check the file and `split:`."
+            )
+        check_columns(source.columns, [row.value for row in head], found.location)
+        first_rows = [rename_columns(row.value, source.columns) for row in head]
+        rows = (Row(row.name, rename_columns(row.value, source.columns)) for row in chain(head, rows))
+        if source.format != PLAIN_TEXT:
+            lists = text_list_columns(first_rows)
+            first_rows = [parse_cells(parse_text_lists(row, lists)) for row in first_rows]
+            rows = (Row(row.name, parse_text_lists(row.value, lists)) for row in rows)
+        where, seed = f"{found.location} (rows from {head[0].name})", self.dataset.shuffle_seed
+        format_ = detect_format(
+            first_rows, source.format, where, labels=source.labels, columns=source.columns, seed=seed
+        )
+        report.format = format_.name
+        check_weight_source(source, format_, found.location)
+        dicts = [row for row in first_rows if isinstance(row, dict)]
+        used = {*format_.columns, *(name for row in dicts for name in numbered_columns(row))}
+        if source.min_score_margin is not None or source.weight_by is not None or self.dataset.rejected == "worst":
+            used |= {*SCORE_COLUMNS, *SCORE_LISTS}
+        used |= {WEIGHT_COLUMN} & source.columns.keys() | {path.split(".")[0] for path in source.columns.values()}
+        names = dict.fromkeys(_printable(key) for row in dicts for key in row)
+        report.unused_columns = [name for name in names if name not in used]
+        self.note(f"reading {found.location} as {format_.name}")
+        return format_, rows, first_rows
 
     def _render_batches(
         self, rows: Iterator[Row], format_: Format, source: Source, report: SourceReport

@@ -15,6 +15,7 @@ from orpo_cli.data.pair import RowRejected
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+NEARLY_ALL, MIN_PAIRS = 0.9, 5  # of the pairs have a bare number as completion, in at least so many pairs: a warning
 EXAMPLES = 3  # rows named for each reason
 FEW_HELD_OUT = 20  # pairs: the 95% interval of an accuracy of 0.5 is 0.4 wide
 
@@ -27,7 +28,9 @@ SEVERAL_PAIRS = {
 }
 NOTES = {
     "prompt_stored_twice": "repeat the prompt in the completions; it is trained once",
-    "rows_gathered": "were grouped with others into one pair",
+    "rows_gathered": "were grouped with other rows of the same prompt: each group forms a pair",
+    "chosen_is_number": "have a bare number as chosen completion: probably `columns:` maps the wrong column to it",
+    "rejected_is_number": "have a bare number as rejected completion: probably `columns:` maps the wrong column to it",
     "prompt_column_unused": "have their prompt within the completions; a different prompt column is ignored",
     "text_as_messages": "of text are trained as a user and an assistant message; `format: text` trains them without the chat template",
     "answer_space_removed": "of text have a space before an answer, which is removed: the template writes what is before an answer",
@@ -57,6 +60,8 @@ NOTES = {
     "generation_prompt_shortened": "end the prompt before the text that the template adds only for generation",
 }
 WARNINGS = {  # of NOTES
+    "chosen_is_number",
+    "rejected_is_number",
     "text_without_prompt",
     "text_and_messages",
     "tools_not_rendered",
@@ -99,6 +104,12 @@ class SourceReport:
         remedies = self.remedies.setdefault(rejection.reason, []) if rejection.remedy else []
         if rejection.remedy and rejection.remedy not in remedies and len(remedies) < EXAMPLES:
             remedies.append(rejection.remedy)
+
+    def drop_notes_of_few(self) -> None:
+        """Remove the notes of completions that are numbers, unless nearly all are. Called after the last row."""
+        for note in ("chosen_is_number", "rejected_is_number"):
+            if self.kept < MIN_PAIRS or self.notes[note] < NEARLY_ALL * self.kept:
+                del self.notes[note]
 
     def remedies_of(self, reason: str) -> list[str]:
         """What to do about the dropped rows of a reason."""

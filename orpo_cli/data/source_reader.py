@@ -17,6 +17,7 @@ from typing import Any
 from orpo_cli.data.chat_template import PairTexts, TemplateLimitOfPair
 from orpo_cli.data.dropped_rows import DroppedRows
 from orpo_cli.data.filters import check_margin, check_pair
+from orpo_cli.data.formats.column_values import is_number
 from orpo_cli.data.formats.detect import SCORE_COLUMNS, check_columns, describe_columns, detect_format, rename_columns
 from orpo_cli.data.formats.format import Format, GroupedRow, has_several_system_texts
 from orpo_cli.data.formats.several_rejected import SCORE_LISTS, numbered_columns, parse_text_lists, text_list_columns
@@ -129,6 +130,7 @@ class SourceReader:
                     break
         found.check_unchanged()
         text_pairs.check_mixed(report.notes)
+        report.drop_notes_of_few()
         report.notes = +report.notes
         if not report.kept and set(report.dropped) == {"malformed"}:
             raise DataError(
@@ -294,6 +296,8 @@ class SourceReader:
             if texts.notes:
                 report.notes.update(texts.notes)
             report.notes["special_token_spelled"] += bool(texts.placeholders)
+            report.notes["chosen_is_number"] += is_number(pair.chosen_text)
+            report.notes["rejected_is_number"] += is_number(pair.rejected_text)
         return kept
 
     def _drop(

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any
 
+from orpo_cli.data.formats.column_values import (
+    column_names,
+    column_texts,
+    has_sentences,
+    is_label,
+    is_number,
+    is_prompt_value,
+    name_words,
+    no_answers,
+    rows_with,
+)
 from orpo_cli.data.formats.judged import LABEL_COLUMNS, SIGNED_LABELS, TIE_LABELS, read_verdict
-from orpo_cli.data.messages import is_messages
 from orpo_cli.data.pair import RowRejected
 
 PROMPT_NAMES = (
@@ -52,8 +62,15 @@ JUDGED_NAMES = {  # ends of two columns' names → their names in the format jud
     ("0", "1"): ("response_0", "response_1"),
 }
 PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")  # a YAML scalar that needs no quotes
-SEVERAL_WORDS = re.compile(r"\S\s+\S|[\u3040-\u30ff\u3400-\u9fff]{4}")  # Chinese and Japanese write no spaces
-PROMPT_FRACTION = 0.5  # of the values: from here on they have several words, and differ, as prompts do
+RESPONSE_NAMES = (
+    "response", "answer", "completion", "reply", "output", "generation", "model_response", "model_answer", "model_output",
+    "assistant", "text", "content", "回答", "答案", "回复", "输出",
+)  # fmt: skip
+RESPONSE_WORDS = {"response", "answer", "completion", "reply", "output", "generation"}
+SCORE_WORDS = {
+    "helpfulness", "star", "stars", "rating", "ratings", "rated", "score", "scores", "grade", "grades", "quality", "points",
+    "reward", "votes", "upvotes", "likes", *"评星",
+}  # fmt: skip
 
 
 def prompt_candidates(rows: Sequence[Any], used: Collection[str]) -> list[str]:
@@ -63,8 +80,8 @@ def prompt_candidates(rows: Sequence[Any], used: Collection[str]) -> list[str]:
     """
     found = [
         name
-        for name in _names(rows)
-        if name not in used and not _words(name) & (CHOSEN_WORDS | REJECTED_WORDS) and _may_be_prompt(name, rows)
+        for name in column_names(rows)
+        if name not in used and not name_words(name) & (CHOSEN_WORDS | REJECTED_WORDS) and _may_be_prompt(name, rows)
     ]
     return sorted(found, key=_prompt_rank)
 
@@ -94,23 +111,25 @@ def no_prompt(names: Sequence[str], *, of_texts: bool = False) -> RowRejected:
 def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
     """Mapping (format's name → data's name) for rows without a known format.
 
-    None where no two columns are named as a better and a worse answer, or belong together beside a label of the better one.
+    None where no two columns are named as a better and a worse answer, or belong together beside a label of the better one, and
+    there is no column of answers with one of their scores.
     """
     if judged := _propose_judged(rows):
         return judged
-    texts = [name for name in _names(rows) if any(_is_prompt_value(row[name]) for row in _having(rows, name))]
-    worse = [name for name in texts if _words(name) & REJECTED_WORDS or _words(name) & NEGATIONS]
-    better = [name for name in texts if name not in worse and _words(name) & CHOSEN_WORDS]
-    if not better or not worse:
-        return None
+    texts = [name for name in column_names(rows) if any(is_prompt_value(row[name]) for row in rows_with(rows, name))]
+    texts = [name for name in texts if not no_answers(name, rows)]
+    worse = [name for name in texts if name_words(name) & REJECTED_WORDS or name_words(name) & NEGATIONS]
+    better = [name for name in texts if name not in worse and name_words(name) & CHOSEN_WORDS]
+    if not better or not worse or (is_label(better[0], rows) and is_label(worse[0], rows)):
+        return propose_rated(rows)
     prompts = prompt_candidates(rows, (*better, *worse))
     return {**({"prompt": prompts[0]} if prompts else {}), "chosen": better[0], "rejected": worse[0]}
 
 
 def _propose_judged(rows: Sequence[Any]) -> dict[str, str] | None:
     """Mapping for two answers, with a column that names the better one: ``model_a`` and ``model_b`` with ``winner``."""
-    names = _names(rows)
-    for first, second in combinations(filter(partial(_has_sentences, rows=rows), names), 2):
+    names = column_names(rows)
+    for first, second in combinations(filter(partial(has_sentences, rows=rows), names), 2):
         has_ends = first[:-1] == second[:-1]
         targets = JUDGED_NAMES.get((first[-1:].lower(), second[-1:].lower())) if has_ends else None
         others = [name for name in names if name not in (first, second)]
@@ -127,69 +146,92 @@ def _propose_judged(rows: Sequence[Any]) -> dict[str, str] | None:
     return None
 
 
+def propose_rated(rows: Sequence[Any], *, is_repeated: bool = True) -> dict[str, str] | None:
+    """Mapping to the format helpsteer for one answer a row with its score: ``question``, ``answer`` and ``stars``.
+
+    ``is_repeated``: whether several rows must have the same prompt, since only their answers form pairs.
+    """
+    names = column_names(rows)
+    scores = [name for name in names if name_words(name) & SCORE_WORDS and _has_scores(name, rows)]
+    answers = [name for name in names if name not in scores and _may_be_response(name, rows)]
+    answers.sort(key=_response_rank)
+    if not scores or not answers or (len(answers) > 1 and _response_rank(answers[0]) == len(RESPONSE_NAMES)):
+        return None
+    used = (answers[0], *scores)
+    prompts = prompt_candidates(rows, used)
+    if is_repeated:
+        prompts = sorted((name for name in names if name not in used and _repeats(name, rows)), key=_prompt_rank)
+    if not prompts:
+        return None
+    mapping = {"prompt": prompts[0], "response": answers[0], "helpfulness": scores[0]}
+    return {key: name for key, name in mapping.items() if key != name}
+
+
+def _has_scores(name: str, rows: Sequence[Any]) -> bool:
+    """Whether all values of a column are numbers, and not the same one."""
+    values = [row[name] for row in rows_with(rows, name) if row[name] != ""]
+    return all(map(is_number, values)) and len(set(map(str, values))) > 1
+
+
+def _may_be_response(name: str, rows: Sequence[Any]) -> bool:
+    """Whether a column of texts may be the answers: by its name, or by sentences that differ."""
+    texts = column_texts(name, rows)
+    if not texts or no_answers(name, rows) or (is_prompt_name(name) and name.lower() not in RESPONSE_NAMES):
+        return False
+    return has_sentences(name, rows) or (_response_rank(name) < len(RESPONSE_NAMES) and not is_label(name, rows))
+
+
+def _response_rank(name: str) -> int:
+    return RESPONSE_NAMES.index(name.lower()) if name.lower() in RESPONSE_NAMES else len(RESPONSE_NAMES)
+
+
+def _repeats(name: str, rows: Sequence[Any]) -> bool:
+    """Whether a column may be the prompts of several answers: texts, some of them in several rows, that are no labels."""
+    texts = column_texts(name, rows)
+    return len(set(texts)) < len(texts) and not no_answers(name, rows) and not is_label(name, rows)
+
+
 def _is_verdict(column: str, answers: tuple[str, str], targets: tuple[str, str] | None, rows: Sequence[Any]) -> bool:
     """Whether every value of a column is a text that names one of two columns as the better answer, or a tie.
 
     ``targets``: the names that the format has for them; a value may refer to these, too: ``A`` and ``model_a`` to ``response_a``.
     """
-    values = {row[column] for row in _having(rows, column) if isinstance(row[column], str)}
+    values = {row[column] for row in rows_with(rows, column) if isinstance(row[column], str)}
     verdicts = {
         value: "named" if value in answers else targets and read_verdict({"winner": value}, targets, {})
         for value in values
         if value.strip().lower() not in TIE_LABELS and not value.strip().isdigit()
     }
     return (
-        bool(verdicts) and all(verdicts.values()) and all(isinstance(row[column], str) for row in _having(rows, column))
+        bool(verdicts)
+        and all(verdicts.values())
+        and all(isinstance(row[column], str) for row in rows_with(rows, column))
     )
 
 
 def example_columns(rows: Sequence[Any]) -> str | None:
     """`columns:` as an example: the first three columns of texts, or two, in the order of the data; None where one is no answer.
 
-    Columns of one word, such as names and numbers, only where there are no others.
+    Columns of one word only where there are no others. Ids, numbers, dates and labels are no answers, and of two columns that
+    both are answers, none or each has a name that says so.
     """
-    texts = [name for name in _names(rows) if all(isinstance(row[name], str) for row in _having(rows, name))]
-    if len(sentences := [name for name in texts if _has_sentences(name, rows)]) > 1:
+    texts = [name for name in column_names(rows) if column_texts(name, rows)]
+    texts = [name for name in texts if not no_answers(name, rows) and not is_label(name, rows)]
+    if len(sentences := [name for name in texts if has_sentences(name, rows)]) > 1:
         texts = sentences
     prompts = [name for name in texts if is_prompt_name(name)][:1] or (texts[:1] if len(texts) > 2 else [])
     answers = [name for name in texts if name not in prompts]
-    if len(answers) < 2:
+    if len(answers) < 2 or len({bool(name_words(name) & RESPONSE_WORDS) for name in answers[:2]}) > 1:
         return None
     return columns_line({**({"prompt": prompts[0]} if prompts else {}), "chosen": answers[0], "rejected": answers[1]})
 
 
 def _may_be_prompt(name: str, rows: Sequence[Any]) -> bool:
-    values = [row[name] for row in _having(rows, name) if row[name]]
-    has_usual_name = bool(values) and name.lower() in PROMPT_NAMES and all(map(_is_prompt_value, values))
-    return has_usual_name or _has_sentences(name, rows)
-
-
-def _has_sentences(name: str, rows: Sequence[Any]) -> bool:
-    """Whether most values of a column are messages, or texts of several words that differ between the rows."""
-    values = [row[name] for row in _having(rows, name) if row[name]]
-    if not values or not all(_is_prompt_value(value) for value in values):
+    if no_answers(name, rows) or is_label(name, rows):
         return False
-    if not all(isinstance(value, str) for value in values):
-        return True
-    of_words = sum(SEVERAL_WORDS.search(value) is not None for value in values)
-    return of_words > PROMPT_FRACTION * len(values) and len(set(values)) > PROMPT_FRACTION * len(values)
-
-
-def _is_prompt_value(value: Any) -> bool:
-    return isinstance(value, str) or (bool(value) and is_messages(value))
-
-
-def _names(rows: Sequence[Any]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row if isinstance(name, str)))
-
-
-def _having(rows: Sequence[Any], name: str) -> Iterator[dict[str, Any]]:
-    return (row for row in rows if isinstance(row, dict) and row.get(name) is not None)
-
-
-def _words(name: str) -> set[str]:
-    """English words, and Chinese characters."""
-    return set(re.findall(r"[a-z]+|[\u4e00-\u9fff]", name.lower()))
+    values = [row[name] for row in rows_with(rows, name) if row[name]]
+    has_usual_name = bool(values) and name.lower() in PROMPT_NAMES and all(map(is_prompt_value, values))
+    return has_usual_name or has_sentences(name, rows)
 
 
 def columns_line(columns: dict[str, str]) -> str:

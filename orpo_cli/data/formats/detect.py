@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from orpo_cli.data.formats import judged, preference
-from orpo_cli.data.formats.column_proposals import columns_line, example_columns, propose_columns
+from orpo_cli.data.formats.column_proposals import columns_line, example_columns, propose_columns, propose_rated
 from orpo_cli.data.formats.conversations import ALPACA, HH, OPENAI, SHAREGPT, SWIFT
 from orpo_cli.data.formats.format import SCORES, Format, Row
 from orpo_cli.data.formats.judged import JUDGED, Verdict
@@ -80,6 +80,15 @@ def _format_remedy(rows: Sequence[Any]) -> str:
     """What to write for rows of no known format: a mapping by names, an example with their columns, or a known format."""
     if proposed := propose_columns(rows):
         return f"Write `{columns_line(proposed)}` below the path of the source in the recipe."
+    if missing := _missing_column(rows):
+        return (
+            f"The column {missing} is missing: add it, or name the column that has it with `columns: {{{missing}: …}}`."
+        )
+    if rated := propose_rated(rows, is_repeated=False):
+        return (
+            f"A pair needs two answers. If other rows have more answers to the same prompt, write `{columns_line(rated)}` below "
+            "the path of the source in the recipe."
+        )
     if example := example_columns(rows):
         return (
             f"Say which column is which below the path of the source in the recipe, for example `{example}`: chosen is the better "
@@ -88,6 +97,15 @@ def _format_remedy(rows: Sequence[Any]) -> str:
         )
     known_formats = "".join(f"\n    {format_.name}: {format_.description}" for format_ in FORMATS)
     return f"A pair needs two answers, a better and a worse one. Reshape the rows to a known format:{known_formats}"
+
+
+def _missing_column(rows: Sequence[Any]) -> str | None:
+    """The one column that rows lack for the format preference or helpsteer; None where they lack more."""
+    names = {name for row in rows if isinstance(row, dict) for name, value in row.items() if value is not None}
+    for pair in (("chosen", "rejected"), ("response", "helpfulness")):
+        if len(missing := set(pair) - names) == 1 and "prompt" in names:
+            return missing.pop()
+    return None
 
 
 def describe_columns(rows: Sequence[Any]) -> str:

@@ -14,6 +14,7 @@ import yaml
 from orpo_cli.cli.commands import COMMANDS, build_app
 from orpo_cli.errors import OrpoError
 from orpo_cli.planning.size_defaults import DEFAULTS_BY_SIZE
+from orpo_cli.recipe.explanations import read_explanation
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.source.recipe_files import RecipeFile
 
@@ -189,3 +190,17 @@ def test_the_table_of_defaults_matches_the_plan():
     assert written == [
         (row.max_billions, row.full_learning_rate, row.lora_learning_rate, row.beta) for row in DEFAULTS_BY_SIZE
     ]
+
+
+def test_the_explanations_have_the_defaults_of_every_size():
+    """With the method of the example: 2e-4 is wrong for all weights of a 7B model, and usual for LoRA."""
+    rate, beta = read_explanation("unusual-learning-rate"), read_explanation("unusual-beta")
+    rows = re.findall(r"^\| (?:up to ([\d.]+)B|more) \| (\S+) \| (\S+) \|$", rate.remedy, re.MULTILINE)
+    assert [(float(size or "inf"), float(lora), float(full)) for size, lora, full in rows] == [
+        (row.max_billions, row.lora_learning_rate, row.full_learning_rate) for row in DEFAULTS_BY_SIZE
+    ]
+    small, middle, large, larger = DEFAULTS_BY_SIZE
+    sizes = f"{small.beta} up to {small.max_billions}B parameters, {middle.beta} up to {middle.max_billions}B, {large.beta} up to"
+    assert f"{sizes} {large.max_billions}B, and {larger.beta} above" in beta.remedy.replace("\n", " ")
+    seven = next(row for row in DEFAULTS_BY_SIZE if row.max_billions >= 7)
+    assert f"lora section: {seven.lora_learning_rate:.1e}".replace("e-0", "e-") in str(rate.repaired)

@@ -14,7 +14,7 @@ from orpo_cli.errors import Problem
 from orpo_cli.report.console import Console
 from orpo_cli.report.library_bars import library_bars_as_text
 from orpo_cli.report.remaining_time import Activity, RemainingTime, clock_text
-from orpo_cli.report.step_table import COLUMNS, StepTable
+from orpo_cli.report.step_table import COLUMNS, StepTable, step_cells
 from orpo_cli.run_log import run_log
 
 MAX_WIDTH = 88  # of the last line: a wider one would wrap when the terminal is made narrower
@@ -97,7 +97,8 @@ class TrainingDisplay:
                 err.print(Text(row.text, row.style))
 
     def _log_line(self, step: int, values: dict[str, Any], is_evaluation: bool) -> str:
-        parts = [f"{title} {form.format(values[name])}" for name, title, form in COLUMNS if name in values]
+        cells = step_cells(values)
+        parts = [f"{title} {cells[name]}" for name, title, _ in COLUMNS if name in cells]
         if is_evaluation:
             return "  ".join([f"eval at step {step}", *parts])
         left = self.left.seconds()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 COLUMNS = (
     ("loss", "loss", "{:.4f}"),
     ("nll_loss", "NLL", "{:.4f}"),
-    ("log_odds_ratio", "log OR", "{:.4f}"),
+    ("log_odds_ratio", "OR loss", "{:.4f}"),  # with the other sign: the L_OR of the paper, which falls
     ("rewards/accuracies", "accuracy", "{:.2f}"),
     ("rewards/margins", "margin", "{:.4f}"),
     ("grad_norm", "grad norm", "{:.3f}"),
@@ -26,6 +26,12 @@ USUAL_WIDTHS = {"tokens_per_second": 6, "memory_gb": 6, "learning_rate": 8}
 USUAL_WIDTH = 7  # of the others: -0.1234
 GAP = 2
 MIN_ROWS = 5  # between two headers, however low the terminal is
+
+
+def step_cells(values: dict[str, Any]) -> dict[str, str]:
+    """The text of each metric of ``COLUMNS`` that ``values`` has."""
+    shown = {**values, **({"log_odds_ratio": 0 - values["log_odds_ratio"]} if "log_odds_ratio" in values else {})}
+    return {name: form.format(shown[name]) for name, _, form in COLUMNS if name in shown}
 
 
 class Row(NamedTuple):
@@ -46,7 +52,7 @@ class StepTable:
 
     def rows(self, label: str, values: dict[str, Any], width: int, height: int, *, is_evaluation: bool) -> list[Row]:
         """The row of a step or an evaluation, after a header where one is due. ``width``, ``height``: of the terminal."""
-        cells = {name: form.format(values[name]) for name, _, form in COLUMNS if name in values}
+        cells = step_cells(values)
         self._label_width = max(self._label_width, len(label))
         for name, cell in cells.items():
             self._widths[name] = max(self._widths[name], len(cell))

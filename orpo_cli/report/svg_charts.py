@@ -22,7 +22,7 @@ Points = list[tuple[float, float]]  # (step, value)
 CHARTS = (
     ("loss", "loss", ("loss", "eval.loss")),
     ("nll", "NLL per token", ("nll_loss", "eval.nll_loss")),
-    ("log-odds-ratio", "log odds ratio", ("log_odds_ratio", "eval.log_odds_ratio")),
+    ("log-odds-ratio", "log-sigmoid of the log odds ratio", ("log_odds_ratio", "eval.log_odds_ratio")),
     ("accuracy", "preference accuracy on held-out pairs", ("eval.accuracy",)),
     ("margin", "margin in log-probability", ("margin", "eval.margin")),
     ("logps-chosen", "log-probability of chosen", ("logps/chosen", "eval.chosen")),

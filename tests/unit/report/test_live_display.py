@@ -174,7 +174,7 @@ def test_a_pipe_has_plain_lines_and_the_log_has_the_statuses(
         train(display, 2, grad_norm=1.0)
     lines = capfd.readouterr().err.splitlines()
     expected = (
-        "step 2/2  loss 0.2500  NLL 0.2500  log OR 0.2500  accuracy 0.25  margin 0.2500  grad norm 1.000  lr 2.50e-01  "
+        "step 2/2  loss 0.2500  NLL 0.2500  OR loss -0.2500  accuracy 0.25  margin 0.2500  grad norm 1.000  lr 2.50e-01  "
         "tok/s 0  GB 0.25  left 0:00:00"
     )
     assert lines[1:] == ([] if quiet else [expected])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orpo_cli.report.step_table import COLUMNS, MOST_IMPORTANT_FIRST, StepTable
+from orpo_cli.report.step_table import COLUMNS, MOST_IMPORTANT_FIRST, StepTable, step_cells
 
 VALUES = {
     "loss": 2.34567, "nll_loss": 1.98765, "log_odds_ratio": -0.35802, "rewards/accuracies": 0.625, "rewards/margins": -0.01234,
@@ -22,10 +22,10 @@ def test_every_column_has_an_importance() -> None:
     [
         (20, "loss"),
         (40, "loss accuracy margin"),
-        (60, "loss log OR accuracy margin tok/s"),
-        (80, "loss NLL log OR accuracy margin lr tok/s"),
-        (100, "loss NLL log OR accuracy margin grad norm lr tok/s GB"),
-        (160, "loss NLL log OR accuracy margin grad norm lr tok/s GB"),
+        (60, "loss OR loss accuracy margin tok/s"),
+        (80, "loss NLL OR loss accuracy margin lr tok/s"),
+        (100, "loss NLL OR loss accuracy margin grad norm lr tok/s GB"),
+        (160, "loss NLL OR loss accuracy margin grad norm lr tok/s GB"),
     ],
 )
 def test_a_narrow_terminal_has_fewer_columns_and_whole_numbers(width: int, titles: str) -> None:
@@ -33,8 +33,13 @@ def test_a_narrow_terminal_has_fewer_columns_and_whole_numbers(width: int, title
     header, row = table.rows("1000", VALUES, width, 24, is_evaluation=False)
     assert header.text.split() == f"step {titles}".split()
     assert max(len(header.text), len(row.text)) < width
-    forms = {title: form.format(VALUES[name]) for name, title, form in COLUMNS}
+    forms = {title: step_cells(VALUES)[name] for name, title, _ in COLUMNS}
     assert row.text.split() == ["1000", *(forms[title] for title in forms if title in titles)]
+
+
+def test_the_odds_ratio_loss_is_positive_and_falls_as_in_the_paper() -> None:
+    assert step_cells({"log_odds_ratio": -0.6931, "loss": 2}) == {"log_odds_ratio": "0.6931", "loss": "2.0000"}
+    assert step_cells({"log_odds_ratio": 0.0}) == {"log_odds_ratio": "0.0000"}
 
 
 def test_cells_are_below_their_titles_also_in_an_evaluation() -> None:

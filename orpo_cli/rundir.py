@@ -180,13 +180,29 @@ class RunDir:
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
-        """An existing run. Raises UsageError where ``path`` is not one."""
-        rundir = cls(Path(path))
-        if not rundir.is_run():
-            exists = rundir.root.exists()
-            why = f" is not a run directory: it has no {rundir.run.name}." if exists else ": no such run directory."
+        """The existing run that ``path`` names, as for ``find``. Raises UsageError where there is none."""
+        rundir = cls.find(path, merged=True)
+        if rundir is None:
+            not_run = cls(Path(path))
+            exists = not_run.root.exists()
+            why = f" is not a run directory: it has no {not_run.run.name}." if exists else ": no such run directory."
             raise UsageError(f"{path}{why}", remedy=near_run_remedy(path, "Give the output_dir of an `orpo train`."))
         return rundir
+
+    @classmethod
+    def find(cls, path: str | Path, *, merged: bool = False) -> RunDir | None:
+        """The run that ``path`` is, or whose trained adapter or model it is; None if there is none.
+
+        `orpo train` prints the path of the adapter or model, so it names the run in every command. ``merged``: the merged model
+        names its run too, in commands that accept no model.
+        """
+        root = Path(path)
+        root = root if root.name else root.absolute()  # "." may be the adapter
+        rundir, parent = cls(root), cls(root.parent)
+        if rundir.is_run():
+            return rundir
+        results = (parent.adapter, parent.model, *([parent.merged] if merged else []))
+        return parent if root in results and parent.is_run() else None
 
     def is_run(self) -> bool:
         """Whether the directory is a run, also one whose run.json or plan.json is lost."""

@@ -38,7 +38,7 @@ RunOrModel = Annotated[
     typer.Argument(
         metavar="RUN_OR_MODEL",
         autocompletion=complete_run_or_model,
-        help="Run directory, model folder, .gguf file or hub id.",
+        help="Run directory (or the path that `orpo train` prints), model folder, .gguf file or hub id.",
     ),
 ]
 ChatTemplate = Annotated[

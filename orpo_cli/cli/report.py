@@ -23,6 +23,7 @@ from orpo_cli.workflows.report import (
     page_path,
     write_charts,
 )
+from orpo_cli.workflows.runs import run_or_folder
 
 
 def command(
@@ -73,6 +74,7 @@ def command(
     from orpo_cli.report.page import write_report
 
     console = Console(quiet=quiet, as_json=as_json)
+    runs = [run_or_folder(each) for each in runs]
     page = page_path(runs, output)
 
     def write(histories: Sequence[RunHistory], reload: bool) -> None:

@@ -94,15 +94,14 @@ def open_eval_target(name: str, *, chat_template: str | None, note: Callable[[st
     """
     rundir = find_run(name)
     if rundir is not None:
-        return _open_run(name, rundir, chat_template, note)
+        return _open_run(str(rundir.root), rundir, chat_template, note)
     _check_is_model(name, Path(name).expanduser())
     return _open_model(name, chat_template or "tokenizer", note)
 
 
 def find_run(name: str) -> RunDir | None:
-    """Run directory ``name``, without loading it; None where ``name`` is a single model."""
-    rundir = RunDir(Path(name).expanduser())
-    return rundir if rundir.is_run() else None
+    """Run that ``name`` is, or whose adapter or model it is, without loading it; None where ``name`` is a single model."""
+    return RunDir.find(Path(name).expanduser())
 
 
 def _open_run(name: str, rundir: RunDir, chat_template: str | None, note: Callable[[str], None]) -> EvalTarget:
@@ -146,7 +145,7 @@ def _open_model(name: str, chat_template: str, note: Callable[[str], None]) -> E
 def _is_target(path: Path) -> bool:
     from orpo_cli.model.model_source import is_model_path
 
-    return RunDir(path).is_run() or is_model_path(path)
+    return RunDir.find(path) is not None or is_model_path(path)
 
 
 def _check_is_model(name: str, path: Path) -> None:

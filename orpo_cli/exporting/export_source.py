@@ -86,8 +86,7 @@ def resolve_source(target: Path) -> ExportSource:
     if not target.is_dir():
         remedy = near_run_remedy(target, "Give a run directory, or the folder of a model.")
         raise UsageError(f"{target}: {'not a' if target.exists() else 'no such'} folder.", remedy=remedy)
-    rundir = RunDir(target)
-    if rundir.is_run():
+    if (rundir := RunDir.find(target)) is not None:
         return _resolve_run(rundir)
     if not (target / "config.json").is_file():
         adapter = (target / "adapter_config.json").is_file()
@@ -100,8 +99,8 @@ def resolve_source(target: Path) -> ExportSource:
     _check_exportable(target)
     base = ModelPlan(model_name_or_path=str(target), dtype="float32", attn_implementation="sdpa")
     name = target.absolute().name
-    if name in ("merged", "model") and (parent := RunDir(target.absolute().parent)).is_run():
-        name = parent.read_plan().name
+    if (run := RunDir.find(target, merged=True)) is not None:
+        name = run.read_plan().name
     return ExportSource(name, target, None, False, base, ExportSection(), weights_dtype(target), file_digests(target))
 
 

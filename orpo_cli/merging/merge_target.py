@@ -177,15 +177,11 @@ def _resolve_one(request: MergeRequest) -> MergeTarget:
 
 def _find_run(target: Path) -> RunDir | None:
     """The run directory that is ``target``, or that contains it as its result or as a checkpoint."""
-    target = target.absolute()
-    itself, parent, grandparent = RunDir(target), RunDir(target.parent), RunDir(target.parent.parent)
-    if itself.is_run():
-        return itself
-    if target in (parent.adapter, parent.model) and parent.is_run():
-        return parent
-    if target.parent == grandparent.checkpoints and grandparent.is_run():
-        return grandparent
-    return None
+    if (rundir := RunDir.find(target)) is not None:
+        return rundir
+    folder = target.absolute().parent
+    rundir = RunDir(folder.parent)
+    return rundir if folder == rundir.checkpoints and rundir.is_run() else None
 
 
 def _resolve_bare_adapter(request: MergeRequest) -> MergeTarget:

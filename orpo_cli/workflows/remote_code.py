@@ -11,8 +11,8 @@ from orpo_cli.rundir import RunDir
 
 def warn_about_remote_code(target: str | Path, console: Console) -> None:
     """Print the warning if ``target`` is a run whose plan trusts the code of its model."""
-    rundir = RunDir(Path(target).expanduser())
-    if not rundir.is_run():
+    rundir = RunDir.find(Path(target).expanduser())
+    if rundir is None:
         return
     model = rundir.read_plan().model
     folder = Path(model.model_name_or_path).expanduser() / model.subfolder

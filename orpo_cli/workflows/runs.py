@@ -17,7 +17,7 @@ from orpo_cli.report.find_runs import find_runs
 from orpo_cli.report.paired_comparison import held_out_data, held_out_scores
 from orpo_cli.report.run_history import RunHistory, read_history
 from orpo_cli.run_attempts import FINISHED
-from orpo_cli.rundir import RUNS_FOLDER, near_run_remedy
+from orpo_cli.rundir import RUNS_FOLDER, RunDir, near_run_remedy
 
 # Metrics of which less is better. Of all others, more is.
 _LESS_IS_BETTER = re.compile(r"(?:\b|_)(loss|nll|grad_norm|seconds|elapsed|memory_gb|warnings|attempts)\b")
@@ -49,13 +49,22 @@ def read_runs(directories: Sequence[Path], console: Console) -> list[RunHistory]
                 ),
             )
     histories = []
-    for path in find_runs(directories or [RUNS_FOLDER]):
+    for path in find_runs([run_or_folder(each) for each in directories] or [RUNS_FOLDER]):
         history = read_history(path)
         if history.run.get("status") is None and not history.values:
             console.warn(f"{path}: left out: its run.json and plan.json are damaged or not from orpo.")
         else:
             histories.append(history)
     return sorted(histories, key=lambda each: (str(each.run.get("started_at") or ""), str(each.path)))
+
+
+def run_or_folder(path: Path) -> Path:
+    """The run whose adapter, model or merged model ``path`` is; else ``path`` itself."""
+    try:
+        rundir = RunDir.find(path, merged=True)
+    except OSError:  # not readable
+        return path
+    return path if rundir is None else rundir.root
 
 
 def read_statuses(histories: Sequence[RunHistory], console: Console) -> None:

@@ -101,6 +101,11 @@ def separate_and_shared(
     return separate, shared, groups
 
 
+def assert_close(found: torch.Tensor, expected: torch.Tensor, name: str | None = None) -> None:
+    """Equal up to the rounding of bfloat16: on some processors a product of joined matrices is added up in another order."""
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max()), msg=name)
+
+
 def sizes(groups: LoraGroups) -> list[int]:
     return [len(group.forwards) for group in dict.fromkeys(groups.groups.values())]
 
@@ -132,7 +137,7 @@ def test_a_group_gives_the_values_of_its_layers(kind: Any, outer: torch.dtype, n
         if name == "x":  # a sum that is rounded once
             assert float((shared[name] - each).norm()) < 1e-2 * float(each.norm())
         else:
-            torch.testing.assert_close(shared[name], each, rtol=1e-2, atol=1e-3 * float(each.abs().max()), msg=name)
+            assert_close(shared[name], each, name)
 
 
 def test_the_gradient_of_the_input_is_as_exact() -> None:
@@ -157,7 +162,7 @@ def test_the_gradient_of_the_input_is_as_exact() -> None:
 def test_a_group_whose_layers_have_other_inputs_is_dissolved(kind: Any) -> None:
     block, x = adapted(kind()), torch.randn(1, 20, 128)
     separate, shared, groups = separate_and_shared(block, x)
-    assert torch.equal(shared["y"], separate["y"])
+    assert_close(shared["y"], separate["y"])
     assert sizes(groups) == [1, 1, 1]
     with torch.autocast("cpu", torch.bfloat16), patched_forwards(fused_lora_forwards(block)), groups.shared():
         assert pass_through(block, x).keys() == separate.keys()  # layers that are not called have no gradient
@@ -206,7 +211,7 @@ def test_copies_follow_the_adapter_and_are_not_used_outside() -> None:
         for _ in range(2):
             with groups.shared():
                 shared = block(x)
-            assert torch.equal(shared, block(x))
+            assert_close(shared, block(x))
             for name, parameter in block.named_parameters():
                 if "lora" in name:
                     parameter.add_(0.1)

@@ -26,14 +26,14 @@ def step_timer() -> Any:
         packed = 0
 
         def count_tokens_of(self, engine: Any) -> None:
-            split = engine.micro_batches
+            pack_groups = engine.pack_groups
 
-            def counting(pairs: Any) -> Any:
-                batches = split(pairs)
+            def counting(pairs: Any, groups: Any) -> Any:
+                batches = pack_groups(pairs, groups)
                 self.packed += sum(batch.input_ids.numel() for batch in batches)
                 return batches
 
-            engine.micro_batches = counting
+            engine.pack_groups = counting
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             self.seconds, self.busy, self.tokens, self.peaks = [], [], [], []

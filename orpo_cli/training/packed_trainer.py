@@ -10,11 +10,13 @@ from accelerate.utils.memory import clear_device_cache
 
 from orpo_cli.errors import MachineError, RunError
 from orpo_cli.evaluation.preference_scores import PairScoring
+from orpo_cli.planning.launch import steps_in_backward
 from orpo_cli.planning.plan import TOKEN_BUDGET, EnginePlan
 from orpo_cli.training.engine.packed_attention import UnsupportedAttention
 from orpo_cli.training.engine.packed_step import Engine, PairBatch, collate_pairs, count_sequence_tokens
-from orpo_cli.training.engine.packing import MicroBatch, TokenPair, pack, token_pair
+from orpo_cli.training.engine.packing import MicroBatch, TokenPair, pack, packed_length, token_pair
 from orpo_cli.training.engine.parity_check import compare_paths, select_check_pairs
+from orpo_cli.training.engine.step_threads import FailedShare, StepThreads, share_step, suits_threads
 from orpo_cli.training.out_of_memory import SelectiveCheckpointing, is_out_of_memory
 from orpo_cli.training.packed_scoring import PackedScoring
 from orpo_cli.training.random_state import random_state_restorer
@@ -64,6 +66,10 @@ class PackedTrainer(PairTrainer):
             filler_pair=token_pair(self.train_dataset[0]) if self.sharded else None,
         )
 
+        plain = not (self.args.bf16 or self.args.fp16 or steps_in_backward(self.args.optim))
+        threads = plain and self.agreement.num_processes == 1
+        self.threads = StepThreads(self.engine) if threads and suits_threads(self.model, self.args.device) else None
+
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The batches of a step, with all pairs in the last one."""
         samples, count = super(PairTrainer, self).get_batch_samples(epoch_iterator, num_batches, device)
@@ -108,6 +114,10 @@ class PackedTrainer(PairTrainer):
         return loss
 
     def _packed_step(self, model: Any, pairs: list[TokenPair], num_items_in_batch: Any) -> torch.Tensor:
+        if self.threads is not None and torch.get_num_threads() > 1:
+            shares = share_step(pairs, self.engine.max_tokens)
+            if shares is not None:
+                return self._threaded_step(model, pairs, shares, self.threads)
         loss = torch.zeros((), device=self.args.device)
         micro_batches = self.engine.micro_batches(pairs)
         for number, batch in enumerate(micro_batches, 1):
@@ -118,6 +128,21 @@ class PackedTrainer(PairTrainer):
                 inputs = {"micro_batch": batch}
                 loss = loss + super(PairTrainer, self).training_step(model, inputs, num_items_in_batch)
         return loss
+
+    def _threaded_step(
+        self, model: Any, pairs: list[TokenPair], shares: list[list[list[int]]], threads: StepThreads
+    ) -> torch.Tensor:
+        """The step with several micro-batches at a time, without what ``training_step`` does for other devices."""
+        model.train()
+        if callable(train := getattr(self.optimizer, "train", None)):
+            train()
+        largest = max(sum(packed_length(pairs[index]) for index in group) for share in shares for group in share)
+        try:
+            with self.checkpointing.applied(largest):
+                return threads.compute(model, pairs, shares)
+        except FailedShare as failure:
+            self.current, self.number = failure.batch, failure.batch.number + 1
+            raise failure.error from None
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

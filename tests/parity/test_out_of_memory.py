@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,6 +111,35 @@ def test_out_of_memory_at_random_micro_batches_leaves_results_bit_identical(
     assert "checkpointing" in notes[0]
     assert len(again) > len(computed)
     assert set(again) == {budget}
+
+
+@pytest.fixture
+def two_cores() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_out_of_memory_in_threads_leaves_results_bit_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: set[str] = set()
+    loss_share = Engine.loss_share
+
+    def record_thread(engine: Engine, model: Any, batch: Any) -> torch.Tensor:
+        names.add(threading.current_thread().name)
+        return loss_share(engine, model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "loss_share", record_thread)
+        expected = train_and_copy_weights(trainer_for(tmp_path, [], budget=1000))
+    assert len(names) == 2
+    notes: list[str] = []
+    with out_of_memory_at(monkeypatch, [(3, "forward"), (8, "backward"), (14, "backward")]):
+        found = train_and_copy_weights(trainer_for(tmp_path, notes, budget=1000))
+    assert len(notes) == 3
+    assert "checkpointing" in notes[0]
+    assert bit_identical(found, expected)
 
 
 def test_only_large_micro_batches_are_checkpointed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -54,35 +55,58 @@ class HeadOutput:
     logit_sums: torch.Tensor | None = None
 
 
-@contextmanager
-def patched_lm_head(head: torch.nn.Module, transform: LogitTransform, batch: MicroBatch) -> Iterator[HeadOutput]:
-    """Context of a forward pass: ``head`` computes log-probabilities instead of logits.
+class PackedHead:
+    """Forward function of ``head``: log-probabilities instead of logits, of the micro-batch of the thread."""
 
-    This happens inside the model's own forward pass, so that autocast and FSDP apply to it. The head returns the
-    log-probabilities as logits of a one-token vocabulary; ``forward_packed`` makes them part of the loss.
-    """
-    output = HeadOutput()
-    patched_before = head.__dict__.get("forward")
-    forward = head.forward
+    def __init__(self, head: torch.nn.Module, transform: LogitTransform) -> None:
+        self.head, self.transform, self.forward = head, transform, head.forward
 
-    def log_probs_forward(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    def __call__(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        """The log-probabilities of the targets as logits of a one-token vocabulary; ``forward_packed`` makes them part of the loss."""
+        head, transform, (batch, output) = self.head, self.transform, _current.get()
         predicting = hidden_states[0].index_select(0, batch.predict_positions)
         if _is_plain_linear(head) and head.weight.is_floating_point():
             output.log_probs = _tiled_log_probs(predicting, head, batch.targets, transform)
             if transform.softcap is None:
                 output.logit_sums = _logit_sums(hidden_states[0], head, transform.scale, batch)
         else:
-            output.log_probs = _chunked_log_probs(predicting, forward, batch.targets, transform)
+            output.log_probs = _chunked_log_probs(predicting, self.forward, batch.targets, transform)
         return output.log_probs[None, :, None].clone()  # FSDP2 warns about views
 
-    head.forward = log_probs_forward
+
+_current: ContextVar[tuple[MicroBatch, HeadOutput]] = ContextVar("micro-batch and output of a head in its forward pass")
+
+
+@contextmanager
+def use_packed_head(head: torch.nn.Module, transform: LogitTransform) -> Iterator[None]:
+    """Context of forward passes, each within ``patched_lm_head``, which does the same for one."""
+    before = head.__dict__.get("forward")
+    if isinstance(before, PackedHead):
+        yield
+        return
+    head.forward = PackedHead(head, transform)
     try:
-        yield output
+        yield
     finally:
-        if patched_before is None:
+        if before is None:
             del head.__dict__["forward"]
         else:
-            head.forward = patched_before
+            head.forward = before
+
+
+@contextmanager
+def patched_lm_head(head: torch.nn.Module, transform: LogitTransform, batch: MicroBatch) -> Iterator[HeadOutput]:
+    """Context of a forward pass: ``head`` computes log-probabilities instead of logits.
+
+    This happens inside the model's own forward pass, so that autocast and FSDP apply to it.
+    """
+    output = HeadOutput()
+    token = _current.set((batch, output))
+    try:
+        with use_packed_head(head, transform):
+            yield output
+    finally:
+        _current.reset(token)
 
 
 def _is_plain_linear(head: torch.nn.Module) -> TypeGuard[torch.nn.Linear]:

@@ -204,9 +204,13 @@ class LoraGroups:
         finally:
             for forward in self.groups:
                 forward.shared = None
-            for group in dict.fromkeys(self.groups.values()):
-                if group.release() and finished:  # the model does not call them with the same input
+            for group in self.release():
+                if finished:  # the model does not call them with the same input
                     self.groups.update({each: LoraGroup([each]) for each in group.forwards})
+
+    def release(self) -> list[LoraGroup | SharedInputGroup]:
+        """Drop outputs that no layer has taken in this thread; returns the groups that had any."""
+        return [group for group in dict.fromkeys(self.groups.values()) if group.release()]
 
     def compute(self, forward: FusedForward, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
         """The output of a layer in ``dtype``; None where the layer has to compute it alone."""

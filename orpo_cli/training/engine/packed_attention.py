@@ -10,7 +10,7 @@ On CUDA a row goes through ``packed_attention_cuda``, elsewhere through ``block_
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from itertools import accumulate
 from typing import Any
@@ -47,18 +47,30 @@ def row_segments(branches: Sequence[Branch]) -> list[Segment]:
 
 
 @contextmanager
-def use_packed_attention(configs: Sequence[Any], batch: MicroBatch) -> Iterator[None]:
-    """Context of forward and backward (where checkpointed layers run again) of a model with these ``attention_configs``."""
+def use_packed_attention(configs: Sequence[Any], batch: MicroBatch | None = None) -> Iterator[None]:
+    """Context of forward and backward (where checkpointed layers run again) of a model with these ``attention_configs``.
+
+    ``batch``: the packed row; None where it is that of ``attend_within``.
+    """
     before = [config._attn_implementation for config in configs]
-    token = _current.set(batch)
     try:
         for config in configs:
             config._attn_implementation = NAME
+        with nullcontext() if batch is None else attend_within(batch):
+            yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation = name
+
+
+@contextmanager
+def attend_within(batch: MicroBatch) -> Iterator[None]:
+    """Context in which this thread computes the attention of ``batch``."""
+    token = _current.set(batch)
+    try:
         yield
     finally:
         _current.reset(token)
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation = name
 
 
 def attention_configs(model: torch.nn.Module) -> list[Any]:

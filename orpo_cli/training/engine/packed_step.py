@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,9 +19,15 @@ from orpo_cli.training.engine.compiled_kernels import compile_rotary_functions, 
 from orpo_cli.training.engine.fused_lora import fused_lora_forwards
 from orpo_cli.training.engine.fused_norms_and_gates import fused_norms_and_gates
 from orpo_cli.training.engine.fused_rotary import fuse_rotary_functions
-from orpo_cli.training.engine.lm_head import HeadOutput, LogitTransform, logit_transform, patched_lm_head
+from orpo_cli.training.engine.lm_head import (
+    HeadOutput,
+    LogitTransform,
+    logit_transform,
+    patched_lm_head,
+    use_packed_head,
+)
 from orpo_cli.training.engine.lora_groups import LoraGroups
-from orpo_cli.training.engine.packed_attention import attention_configs, use_packed_attention
+from orpo_cli.training.engine.packed_attention import attend_within, attention_configs, use_packed_attention
 from orpo_cli.training.engine.packing import (
     MicroBatch,
     TokenPair,
@@ -44,6 +50,15 @@ class PairBatch:
 def collate_pairs(rows: Sequence[Mapping[str, Any]]) -> dict[str, PairBatch]:
     """Data collator without padding: rows of the dataset, possibly none, as ``TokenPair``."""
     return {"pairs": PairBatch([token_pair(row) for row in rows])}
+
+
+class _Share(NamedTuple):
+    """What a micro-batch adds to the metrics of its step."""
+
+    metric_sums: torch.Tensor
+    logit_sums: torch.Tensor | None
+    chosen_inputs: int
+    rejected_inputs: int
 
 
 class Engine:
@@ -81,8 +96,7 @@ class Engine:
         self.sharded = sharded
         self.filler_pair = filler_pair
         self._totals = orpo_loss.StepTotals(0, 0)
-        self._metric_sums: list[torch.Tensor] = []
-        self._logit_sums: list[tuple[torch.Tensor | None, int, int]] = []
+        self._shares: dict[int, _Share] = {}  # by the number of the micro-batch
 
     def start_step(self, pairs: Sequence[TokenPair], across_processes: bool = True) -> None:
         """Sum the weights of the pairs and NLL tokens of a step or an evaluation batch, of all processes or of this one."""
@@ -95,14 +109,19 @@ class Engine:
 
         Resets the metrics.
         """
-        self._metric_sums, self._logit_sums = [], []
         groups = split_into_groups(pairs, self.max_tokens if max_tokens is None else max_tokens)
-        batches = [pack([pairs[index] for index in group], self.loss_on_prompt) for group in groups]
+        batches = self.pack_groups(pairs, groups)
         if self.sharded and (missing := int(self.agreement.max([len(batches)])[0]) - len(batches)):
             pair = min(pairs, key=packed_length) if pairs else self.filler_pair
             assert pair is not None
             batches += [replace(pack([pair], self.loss_on_prompt), in_loss=False)] * missing
         return batches
+
+    def pack_groups(self, pairs: Sequence[TokenPair], groups: Iterable[Sequence[int]]) -> list[MicroBatch]:
+        """A micro-batch of each group of indices, with its number. Resets the metrics."""
+        self._shares = {}
+        packed = (pack([pairs[index] for index in group], self.loss_on_prompt) for group in groups)
+        return [replace(batch, number=number) for number, batch in enumerate(packed)]
 
     @contextmanager
     def patched_model(self, batch: MicroBatch, *, gradients: bool = True) -> Iterator[None]:
@@ -110,11 +129,27 @@ class Engine:
 
         Without ``gradients``, layers add their adapters to a copy of their weights where that is faster.
         """
+        with self.patched_layers(gradients=gradients), attend_within(batch):
+            yield
+
+    @contextmanager
+    def patched_thread(self, batch: MicroBatch) -> Iterator[None]:
+        """The part of ``patched_model`` that each of several threads has for itself, within ``patched_layers``."""
+        try:
+            with attend_within(batch):
+                yield
+        finally:
+            self.lora_groups.release()
+
+    @contextmanager
+    def patched_layers(self, *, gradients: bool = True) -> Iterator[None]:
+        """The part of ``patched_model`` that is the same for all micro-batches."""
         with (
-            use_packed_attention(self.attention_configs, batch),
+            use_packed_attention(self.attention_configs),
             patched_forwards(self.forwards),
             self.lora_groups.shared(merge=not gradients),
             use_rotary_functions(self.rotary_functions),
+            use_packed_head(self.head, self.logit_transform),
         ):
             yield
 
@@ -124,9 +159,10 @@ class Engine:
         loss, metric_sums = orpo_loss.loss_share(output.log_probs, batch, self._totals, self.beta, self.nll_weight)
         if not batch.in_loss:
             return loss * 0
-        self._metric_sums.append(metric_sums)
         num_rejected_inputs = len(batch.input_positions) - batch.num_chosen_inputs
-        self._logit_sums.append((output.logit_sums, batch.num_chosen_inputs, num_rejected_inputs))
+        self._shares[batch.number] = _Share(
+            metric_sums, output.logit_sums, batch.num_chosen_inputs, num_rejected_inputs
+        )
         return loss
 
     def metrics(self, across_processes: bool = True) -> dict[str, float]:
@@ -150,13 +186,14 @@ class Engine:
 
     def _local_sums(self) -> list[float]:
         """Sums of this process: ``METRIC_SUMS``, logits and inputs of chosen and rejected, batches without logits."""
-        if not self._metric_sums:
+        if not self._shares:
             return [0.0] * (len(orpo_loss.METRIC_SUMS) + 5)
-        sums = torch.stack(self._metric_sums).sum(0)
-        logit_sums = [each for each, _, _ in self._logit_sums if each is not None]
-        if len(logit_sums) < len(self._logit_sums):
+        shares = [self._shares[number] for number in sorted(self._shares)]  # threads finish in any order
+        sums = torch.stack([each.metric_sums for each in shares]).sum(0)
+        logit_sums = [each.logit_sums for each in shares if each.logit_sums is not None]
+        if len(logit_sums) < len(shares):
             return [*sums.tolist(), 0.0, 0.0, 0.0, 0.0, 1.0]
-        inputs = torch.tensor([[chosen, rejected] for _, chosen, rejected in self._logit_sums], dtype=torch.float64)
+        inputs = torch.tensor([[each.chosen_inputs, each.rejected_inputs] for each in shares], dtype=torch.float64)
         sums = torch.cat((sums, torch.stack(logit_sums).sum(0), inputs.sum(0).to(sums.device)))
         return [*sums.tolist(), 0.0]
 

@@ -63,6 +63,7 @@ class MicroBatch:
     pair_weights: torch.Tensor | None = None
     nll_weights: torch.Tensor | None = None
     in_loss: bool = True  # False: a filler, computed because another process has more micro-batches
+    number: int = 0  # in the step
 
     @property
     def num_pairs(self) -> int:
@@ -113,7 +114,7 @@ def split_into_groups(pairs: Sequence[TokenPair], max_tokens: int) -> list[list[
 
     Pairs that share a beginning are in one group, as far as they fit.
     """
-    families = _families([_inputs(pair) for pair in pairs], max_tokens)
+    families = token_families(pairs, max_tokens)
     groups = split_by_token_budget([size for size, _ in families], max_tokens)
     return [[index for number in group for index in families[number][1]] for group in groups]
 
@@ -170,15 +171,16 @@ def _inputs(pair: TokenPair) -> tuple[TokenIds, TokenIds]:
     return chosen, rejected
 
 
-def _families(pairs: Sequence[tuple[TokenIds, TokenIds]], max_tokens: int) -> list[tuple[int, list[int]]]:
-    """Pairs that share a beginning, as (tokens, indices), in the order of their first pairs.
+def token_families(pairs: Sequence[TokenPair], max_tokens: int) -> list[tuple[int, list[int]]]:
+    """Pairs that share a beginning, as (tokens, indices of ``pairs``), in the order of their first pairs.
 
     Each pair is compared with the one before it in sorted order, so a family may have fewer tokens than given here.
     """
+    inputs = [_inputs(pair) for pair in pairs]
     families: list[tuple[int, list[int]]] = []
     before: tuple[TokenIds, ...] = ()
-    for index in sorted(range(len(pairs)), key=lambda index: (sort_key(pairs[index][0]), index)):
-        chosen, rejected = pairs[index]
+    for index in sorted(range(len(pairs)), key=lambda index: (sort_key(inputs[index][0]), index)):
+        chosen, rejected = inputs[index]
         shared = max((shared_length(chosen, each) for each in before), default=0)
         both = shared_length(chosen, rejected)
         alone = len(chosen) + len(rejected) - both
@@ -186,8 +188,8 @@ def _families(pairs: Sequence[tuple[TokenIds, TokenIds]], max_tokens: int) -> li
             added = alone - shared + both - max(both, *(shared_length(rejected, each) for each in before))
             if families[-1][0] + added <= max_tokens:
                 families[-1] = families[-1][0] + added, [*families[-1][1], index]
-                before = pairs[index]
+                before = inputs[index]
                 continue
         families.append((alone, [index]))
-        before = pairs[index]
+        before = inputs[index]
     return sorted(((size, sorted(indices)) for size, indices in families), key=lambda family: family[1][0])

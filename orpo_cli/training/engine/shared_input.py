@@ -6,6 +6,7 @@ once in place of once a layer. The gradients of x are added up inside the matrix
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Sequence
 from itertools import chain
@@ -16,8 +17,11 @@ import torch
 from orpo_cli.training.engine.fused_lora import FusedForward, transposed_product
 
 
-class UntakenOutputs:
-    """Outputs of a group of layers: the first that the model calls computes all, and each of the others takes its own."""
+class UntakenOutputs(threading.local):
+    """Outputs of a group of layers: the first that the model calls computes all, and each of the others takes its own.
+
+    Each thread has its own, since the threads of a step run the same layers at the same time.
+    """
 
     def __init__(self) -> None:
         self.outputs: dict[FusedForward, torch.Tensor] = {}

@@ -177,7 +177,8 @@ class SourceReader:
     ) -> Iterator[list[RenderedPair]]:
         """Texts of the rows that are pairs; drops are counted. In batches, since one template call for many conversations is cheaper."""
         rows = self._readable_rows(_count_rows(rows, report), format_, report)
-        grouped = format_.group(rows, partial(self._drop, report)) if format_.group else rows
+        group = (source.streaming and format_.group_stream) or format_.group
+        grouped = group(rows, partial(self._drop, report)) if group else rows
         pairs = self._parse_rows(grouped, format_, source, report)
         while batch := list(islice(pairs, BATCH_PAIRS)):
             try:

@@ -54,14 +54,17 @@ class RejectedAnswers(NamedTuple):
     key: str
 
 
+Group = Callable[[Iterator[NamedRow], Drop], Iterator[NamedRow | GroupedRow]]
+
+
 @dataclass(frozen=True)
 class Format:
     """Format of rows.
 
     ``read`` raises RowRejected for a row that does not fit, and counts what it corrected. Where a pair is spread over several
-    rows, ``group`` first joins them to one row, in order, and drops rows without a partner. Where a row has more than one pair,
-    ``turns`` splits it into rows of one turn, and ``answers`` these into rows of one rejected answer (None: a list of them in the
-    rejected column); ``read`` reads the result.
+    rows, ``group`` first joins them to one row, in order, and drops rows without a partner; of a stream, ``group_stream`` does.
+    Where a row has more than one pair, ``turns`` splits it into rows of one turn, and ``answers`` these into rows of one rejected
+    answer (None: a list of them in the rejected column); ``read`` reads the result.
     """
 
     name: str
@@ -69,7 +72,8 @@ class Format:
     columns: tuple[str, ...]
     matches: Callable[[Row], bool]
     read: Callable[[Row, Counter[str]], Pair]
-    group: Callable[[Iterator[NamedRow], Drop], Iterator[NamedRow | GroupedRow]] | None = None
+    group: Group | None = None
+    group_stream: Group | None = None  # where it differs from ``group``
     turns: Callable[[Row], list[TurnRow]] | None = None
     answers: Callable[[Row], RejectedAnswers] | None = None
 

@@ -20,6 +20,7 @@ from orpo_cli.data.formats.format import (
     add_system,
     parse_number,
 )
+from orpo_cli.data.formats.row_groups import GroupRows, all_rows, consecutive_rows
 from orpo_cli.data.messages import conversation_pair, read_text, type_name
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.sources.opened import Row as NamedRow
@@ -28,6 +29,11 @@ HELPSTEER_SCORES = ("helpfulness", "correctness", "coherence")
 PROMPTS = ("prompt", "instruction", "question", "input")
 RESPONSES = ("responses", "generations", "completions", "answers", "candidates", "all_generated_responses")
 SCORES = ("scores", "ratings", "rewards", "all_rm_scores")
+UNPAIRED_IN_STREAM = RowRejected(
+    "unpaired",
+    "the row before it and the row after it have other prompts",
+    "Of a streamed source, only rows that follow each other form a pair: sort the rows by their prompt, or remove `streaming`.",
+)
 
 
 class Columns(NamedTuple):
@@ -132,27 +138,23 @@ def split_lists(row: Row) -> RejectedAnswers:
     return split_worse(view, columns=ULTRAFEEDBACK_COLUMNS)
 
 
-def group_helpsteer(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
-    """Join consecutive rows with the same prompt to one row."""
-    group: list[NamedRow] = []
+def group_helpsteer(rows: Iterator[NamedRow], drop: Drop, group_rows: GroupRows = all_rows) -> Iterator[GroupedRow]:
+    """Join the rows with the same prompt to one row."""
+    for group in group_rows(_objects(rows, drop), _shared):
+        if len(group) == 1:
+            drop(group[0].name, RowRejected("unpaired") if group_rows is all_rows else UNPAIRED_IN_STREAM)
+        else:
+            completions = [{"response": row.value.get("response"), "score": _helpfulness(row.value)} for row in group]
+            name = f"{group[0].name}+{len(group) - 1}"
+            yield GroupedRow(name, {**_shared(group[0]), "answers": completions}, rows=len(group))
+
+
+def _objects(rows: Iterator[NamedRow], drop: Drop) -> Iterator[NamedRow]:
     for row in rows:
-        if not isinstance(row.value, dict):
+        if isinstance(row.value, dict):
+            yield row
+        else:
             drop(row.name, RowRejected("malformed", "the row is not an object with columns"))
-            continue
-        if group and _shared(row) != _shared(group[0]):
-            yield from _grouped(group, drop)
-            group = []
-        group.append(row)
-    yield from _grouped(group, drop)
-
-
-def _grouped(group: list[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
-    if len(group) == 1:
-        drop(group[0].name, RowRejected("unpaired"))
-    elif group:
-        completions = [{"response": row.value.get("response"), "score": _helpfulness(row.value)} for row in group]
-        name = f"{group[0].name}+{len(group) - 1}"
-        yield GroupedRow(name, {**_shared(group[0]), "answers": completions}, rows=len(group))
 
 
 def _shared(row: NamedRow) -> Row:
@@ -206,10 +208,11 @@ RESPONSE_LISTS = Format(
 )
 HELPSTEER = Format(
     "helpsteer",
-    "prompt, response and scores, one completion per row; consecutive rows with the same prompt form a pair (HelpSteer, HelpSteer2)",
+    "prompt, response and scores, one completion per row; rows with the same prompt form a pair (HelpSteer, HelpSteer2)",
     ("prompt", "response", *HELPSTEER_SCORES, *SYSTEM_COLUMNS),
     lambda row: all(isinstance(row.get(key), str) for key in ("prompt", "response")) and "helpfulness" in row,
     partial(read, columns=HELPSTEER_COLUMNS),
     group_helpsteer,
+    group_stream=partial(group_helpsteer, group_rows=consecutive_rows),
     answers=partial(split_worse, columns=HELPSTEER_COLUMNS),
 )

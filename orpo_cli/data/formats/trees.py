@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from orpo_cli.data.formats import preference
 from orpo_cli.data.formats.format import Drop, Format, GroupedRow, Row, TurnRow, parse_number
+from orpo_cli.data.formats.row_groups import GroupRows, all_rows, consecutive_rows
 from orpo_cli.data.messages import type_name
 from orpo_cli.data.pair import RowRejected
 from orpo_cli.data.sources.opened import Row as NamedRow
@@ -29,23 +31,26 @@ def _is_flat(row: Row) -> bool:
     return all(name in row for name in FLAT_COLUMNS) and row.get("role") in ROLES
 
 
-def group(rows: Iterator[NamedRow], drop: Drop) -> Iterator[NamedRow | GroupedRow]:
-    """Join consecutive rows that are messages of one tree; rows that are trees stay as they are."""
-    messages: list[NamedRow] = []
-    for row in rows:
-        flat = isinstance(row.value, dict) and _is_flat(row.value)
-        if messages and (not flat or row.value["message_tree_id"] != messages[0].value["message_tree_id"]):
+def group(rows: Iterator[NamedRow], drop: Drop, group_rows: GroupRows = all_rows) -> Iterator[NamedRow | GroupedRow]:
+    """Join the rows that are messages of one tree; rows that are trees stay as they are."""
+    for messages in group_rows(rows, _tree_id):
+        if _is_message(messages[0]):
             yield from _tree_of(messages, drop)
-            messages = []
-        if flat:
-            messages.append(row)
         else:
-            yield row
-    yield from _tree_of(messages, drop)
+            yield from messages
+
+
+def _is_message(row: NamedRow) -> bool:
+    return isinstance(row.value, dict) and _is_flat(row.value)
+
+
+def _tree_id(row: NamedRow) -> Any:
+    """The tree of a message; a name of its own for every other row."""
+    return [row.value["message_tree_id"]] if _is_message(row) else row.name
 
 
 def _tree_of(messages: list[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
-    """Tree of the messages of consecutive rows; messages that its root does not lead to are dropped."""
+    """Tree of the messages of several rows; messages that its root does not lead to are dropped."""
     nodes: dict[Any, Row] = {row.value["message_id"]: {**row.value, "replies": []} for row in messages}
     root = next((node for node in nodes.values() if node["parent_id"] is None), None)
     for node in nodes.values():
@@ -58,7 +63,7 @@ def _tree_of(messages: list[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
         pending += node["replies"]
     for row in messages:
         if row.value["message_id"] not in reached:
-            drop(row.name, RowRejected("malformed", "no row before or after it is the message of its parent_id"))
+            drop(row.name, RowRejected("malformed", "no other row is the message of its parent_id"))
     if root is not None:
         yield GroupedRow(f"{messages[0].name}+{len(messages) - 1}", {"prompt": root}, rows=len(reached))
 
@@ -140,5 +145,6 @@ OASST = Format(
     matches,
     preference.read,
     group,
+    partial(group, group_rows=consecutive_rows),
     turns=split_turns,
 )

@@ -67,6 +67,8 @@ def test_trees_of_one_message_a_row_give_the_pairs_of_nested_trees(tmp_path: Pat
     single = prepare_rows(tmp_path / "flat.jsonl", [*flat, orphan], **settings)
     for column in (*TEXTS, *IDS):
         assert single.train[column][:] == nested.train[column][:]
+    mixed = prepare_rows(tmp_path / "mixed.jsonl", [*flat[::2], *flat[1::2]], **settings)
+    assert sorted(mixed.train["chosen_text"]) == sorted(nested.train["chosen_text"])
     report = single.report.sources[0]
     assert (report.rows_read, report.kept, dict(report.dropped)) == (len(flat) + 1, 5, {"malformed": 1})
     assert report.notes["rows_gathered"] == len(flat)

@@ -36,7 +36,7 @@ def test_completions_with_equal_scores_are_a_tie(tmp_path: Path) -> None:
     assert prepared_texts(data) == [(ASK, "a1", "a0")]
 
 
-def test_consecutive_helpsteer_rows_with_the_same_prompt_form_a_pair(tmp_path: Path) -> None:
+def test_helpsteer_rows_with_the_same_prompt_form_a_pair(tmp_path: Path) -> None:
     def row(prompt: str, response: str, helpfulness: int, correctness: int) -> dict[str, Any]:
         return {"prompt": prompt, "response": response, "helpfulness": helpfulness, "correctness": correctness,
                 "coherence": 4, "complexity": 1, "verbosity": 2}  # fmt: skip
@@ -48,6 +48,27 @@ def test_consecutive_helpsteer_rows_with_the_same_prompt_form_a_pair(tmp_path: P
     assert data.report.dropped == {"tie": 2, "unpaired": 1}
     assert data.report.rows_read == 7
     assert data.report.sources[0].notes["rows_gathered"] == 4
+
+
+def test_helpsteer_rows_of_a_prompt_may_be_anywhere_in_a_source_but_follow_each_other_in_a_stream(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"prompt": f"q{n}", "response": f"{kind} {n}", "helpfulness": score}
+        for kind, score in (("fair", 2), ("good", 4), ("bad", 1))
+        for n in (2, 0, 1)
+    ]
+    data = prepared(tmp_path, rows)
+    assert [(prompt, chosen) for prompt, chosen, _ in prepared_texts(data)] == [
+        ("q2", "good 2"), ("q0", "good 0"), ("q1", "good 1")
+    ]  # fmt: skip
+    assert not data.report.dropped
+    assert data.train["row"][:] == ["x.jsonl:1+2", "x.jsonl:2+2", "x.jsonl:3+2"]
+    in_order = sorted(rows, key=lambda row: str(row["prompt"]))
+    assert prepared_texts(prepared(tmp_path, in_order, streaming=True)) == prepared_texts(prepared(tmp_path, in_order))
+    with pytest.raises(DataError, match="the row before it and the row after it have other prompts") as caught:
+        prepared(tmp_path, rows, streaming=True)
+    assert "sort the rows by their prompt" in str(caught.value.remedy)
 
 
 def test_a_good_and_a_bad_completion_of_one_prompt_form_a_pair_at_any_distance(tmp_path: Path) -> None:

@@ -153,6 +153,11 @@ class _Evaluation:
         if not re.fullmatch(r"[A-Za-z_][\w./]*", name):
             raise self.error(f"{name} is not the name of a metric", GRAMMAR)
         values = self.history.metric(name)
+        if not values and self.history.lacks_evaluation_of(name):
+            raise _NoValue(
+                f"{self.expression!r}: {name} is a metric of `orpo eval`, which has not evaluated {self.history.path}.",
+                remedy=f"Run `orpo eval {self.history.path}` first.",
+            )
         if not values:
             known = self.history.metric_names()
             close = closest_name(name, known)

@@ -29,6 +29,7 @@ from orpo_cli.statistics import Interval, wilson_interval
 Record = dict[str, Any]
 TRAIN, EVAL, EVENT = "train", "eval", "event"  # kinds of lines in metrics.jsonl
 SAVED = "saved"
+OF_ORPO_EVAL = ("base", "tuned")  # models in evaluation.json
 STOPPED = "stopped"  # status of a trial, as in sweep.json
 MARGIN = "margin"
 # Short names of metrics, beside those that TRL logs.
@@ -263,7 +264,7 @@ class RunHistory:
         """The names that ``metric`` has values for in this run."""
         short = {full: name for name, full in SHORT_NAMES.items()}
         names = []
-        for source in (TRAIN, EVAL, SAVED, "base", "tuned", "run"):
+        for source in (TRAIN, EVAL, SAVED, *OF_ORPO_EVAL, "run"):
             records = self._records_of(source)
             keys = dict.fromkeys(key for record in records for key, value in record.items() if is_number(value))
             if source in (EVAL, SAVED):
@@ -274,6 +275,11 @@ class RunHistory:
             names += [f"{prefix}{each}" for key in keys for each in (key, short.get(key)) if each]
         return names
 
+    def lacks_evaluation_of(self, name: str) -> bool:
+        """Whether a metric is one of `orpo eval` (``tuned.accuracy``), which has not evaluated the run."""
+        source = name.partition(".")[0]
+        return source in OF_ORPO_EVAL and not any(self._records_of(source))
+
     def _records_of(self, source: str) -> list[Record]:
         if source == TRAIN:
             return self.train
@@ -281,7 +287,7 @@ class RunHistory:
             return self.evaluations
         if source == SAVED:
             return [self.saved_eval]
-        if source in ("base", "tuned"):
+        if source in OF_ORPO_EVAL:
             return [object_or_empty(object_or_empty(self.evaluation.get("models")).get(source))]
         return [self.run] if source == "run" else []
 

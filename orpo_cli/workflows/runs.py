@@ -15,7 +15,7 @@ from orpo_cli.report.assertions import expression_value
 from orpo_cli.report.console import Console
 from orpo_cli.report.find_runs import find_runs
 from orpo_cli.report.paired_comparison import held_out_data, held_out_scores
-from orpo_cli.report.run_history import RunHistory, read_history
+from orpo_cli.report.run_history import OF_ORPO_EVAL, RunHistory, read_history
 from orpo_cli.run_attempts import FINISHED
 from orpo_cli.rundir import RUNS_FOLDER, RunDir, near_run_remedy
 
@@ -107,6 +107,12 @@ def _values(histories: Sequence[RunHistory], metric: str) -> dict[Path, float]:
     found = {each.path: expression_value(each, metric) for each in histories}
     values = {path: value for path, value in found.items() if value is not None}
     if histories and not values:
+        of_eval = re.search(rf"\b({'|'.join(OF_ORPO_EVAL)})\.", metric)
+        if of_eval and all(each.lacks_evaluation_of(of_eval[0]) for each in histories):
+            raise UsageError(
+                f"{metric} is a metric of `orpo eval`, which has evaluated none of {len(histories)} runs.",
+                remedy=f"Run it for each of them first: `orpo eval {histories[0].path}`.",
+            )
         known = list(dict.fromkeys(name for each in histories for name in each.metric_names()))
         close = closest_name(metric, known)
         listed = f"They have: {', '.join(known)}." if known else "They have no metrics yet."

@@ -14,6 +14,7 @@ from support.recorded_runs import write_recorded_run
 
 from orpo_cli.file_lock import try_lock
 from orpo_cli.run_lock import RunLock
+from orpo_cli.run_records import write_record
 
 Orpo = Callable[..., Any]
 
@@ -48,6 +49,18 @@ def test_a_folder_counts_as_its_runs_and_no_run_twice(runs: Path, orpo_here: Orp
     Path("report.html").write_text("<html>of somebody</html>")
     assert "is not a report" in orpo_here("report", "runs/a", "runs/b").stderr
     assert "runs/report" not in orpo_here("runs").stdout  # the folder of the page is no run
+
+
+def test_a_metric_of_orpo_eval_needs_orpo_eval_first(runs: Path, orpo_here: Orpo) -> None:
+    done = orpo_here("report", "runs/a", "--assert", "tuned.accuracy > 0.5")
+    assert done.returncode == 2
+    assert "tuned.accuracy is a metric of `orpo eval`, which has not evaluated runs/a." in done.stderr
+    assert "Run `orpo eval runs/a` first." in done.stderr
+    done = orpo_here("runs", "--best", "max(base.margin)")
+    assert (done.returncode, "`orpo eval`, which has evaluated none of 2 runs" in done.stderr) == (2, True)
+    write_record(runs / "a" / "evaluation.json", {"models": {"tuned": {"rewards/accuracies": 0.75}}})
+    assert orpo_here("report", "runs/a", "--assert", "tuned.accuracy > 0.5").returncode == 0
+    assert "Did you mean `tuned.accuracy`?" in orpo_here("report", "runs/a", "--assert", "tuned.acuracy > 0").stderr
 
 
 def test_assertions_are_checked_for_every_run(runs: Path, orpo_here: Orpo) -> None:

@@ -119,12 +119,7 @@ def describe_columns(rows: Sequence[Any]) -> str:
 
 
 def check_columns(columns: Mapping[str, str], rows: Sequence[Any], where: str) -> None:
-    """Raise DataError where ``columns`` (format's name → data's name) has a name that no format or no row has."""
-    unknown = [name for name in columns if name not in COLUMNS]
-    if unknown:
-        raise DataError(
-            f"{where}: columns: unknown column {', '.join(unknown)}.", remedy=f"Known: {', '.join(COLUMNS)}."
-        )
+    """Raise DataError where ``columns`` (format's name → data's name) has a name that no row has."""
     dicts = [row for row in rows if isinstance(row, dict)]
     missing = [name for name in columns.values() if not any(find_column(row, name) for row in dicts)]
     if missing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from orpo_cli.errors import Problem
+from orpo_cli.errors import DOCS, Problem
 from orpo_cli.recipe.did_you_mean import did_you_mean
 from orpo_cli.recipe.hub_address import parse_hub_address
 from orpo_cli.recipe.schema import EvalSplit, Recipe, Source
@@ -14,6 +14,40 @@ ACCELERATOR_CONFIG_KEYS = (
     "split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "non_blocking",
     "gradient_accumulation_kwargs", "use_configured_state",
 )  # fmt: skip
+USUAL_COLUMNS = ("prompt", "chosen", "rejected", "response", "helpfulness", "weight")
+SOURCE_COLUMNS = (  # of the formats in orpo_cli.data
+    "prompt", "message_tree_id", "message_id", "parent_id", "text", "role", "rank", "messages", "conversations",
+    "conversation", "turns", "chosen", "rejected", "rejected_response", "system", "tools", "system_prompt", "system_message",
+    "input", "preferred_output", "non_preferred_output", "rejected_messages", "instruction", "question", "history", "output",
+    "completions", "answers", "responses", "generations", "candidates", "all_generated_responses", "scores", "ratings",
+    "rewards", "all_rm_scores", "response", "helpfulness", "correctness", "coherence", "context", "response_1", "response_2",
+    "response_0", "response1", "response2", "response_a", "response_b", "answer_1", "answer_2", "answer_0", "answer_a",
+    "answer_b", "output_1", "output_2", "completion_a", "completion_b", "conversation_a", "conversation_b", "human_ref_A",
+    "human_ref_B", "response_j", "response_k", "label", "labels", "winner", "preference", "choice", "better_response_id",
+    "overall_preference", "preferred", "preference_strength", "completion", "score_chosen", "score_rejected", "chosen_score",
+    "rejected_score", "chosen-score", "rejected-score", "rating_chosen", "rating_rejected", "chosen_rating",
+    "rejected_rating", "chosen-rating", "rejected-rating", "avg_rating_chosen", "avg_rating_rejected", "chosen_avg_rating",
+    "rejected_avg_rating", "chosen-avg_rating", "rejected-avg_rating", "weight",
+)  # fmt: skip
+
+
+def unknown_source_column(recipe: Recipe) -> Iterator[Problem]:
+    """The keys of `columns` are the names that the formats have."""
+    held = recipe.dataset.eval if isinstance(recipe.dataset.eval, list) else []
+    for part, sources in (("train", recipe.dataset.train), ("eval", held)):
+        for index, source in enumerate(sources):
+            path = f"dataset.{part}{_index(index, sources)}.columns"
+            for key, name in source.columns.items():
+                if key in SOURCE_COLUMNS:
+                    continue
+                remedy = did_you_mean(
+                    key,
+                    SOURCE_COLUMNS,
+                    f"Usual keys: {', '.join(USUAL_COLUMNS)}. All of them: {DOCS}/reference/data.md",
+                )
+                if name in USUAL_COLUMNS:
+                    remedy = f"The key is the name in orpo-cli: write `{name}: {key}`."
+                yield Problem("unknown-key", f"unknown key in `{path}`.", f"{path}.{key}", remedy=remedy)
 
 
 def prompt_leaves_no_completion(recipe: Recipe) -> Iterator[Problem]:

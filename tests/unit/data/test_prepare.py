@@ -87,7 +87,6 @@ def test_wrong_column_mappings_are_errors(tmp_path: Path) -> None:
     missing = preparation_error({"train": {**source, "columns": {"chosen": "best"}}})
     assert "no best" in missing.message
     assert "q, good, bad" in str(missing.remedy)
-    assert "unknown column answer" in preparation_error({"train": {**source, "columns": {"answer": "good"}}}).message
 
 
 def test_sources_are_concatenated_in_order_with_distinct_names(tmp_path: Path) -> None:

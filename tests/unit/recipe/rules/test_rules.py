@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from support.recipe_problems import MODEL, TRAIN, codes_and_paths, problems
 
+from orpo_cli.data.formats.detect import COLUMNS
+from orpo_cli.recipe.rules.data import SOURCE_COLUMNS
+
 
 @pytest.mark.parametrize(
     ("dataset", "expected"),
@@ -39,6 +42,30 @@ def test_rules_about_overlapping_sources(
 ) -> None:
     found = {(each.code, each.path.replace("eval[0]", "eval")) for each in problems(tmp_path, dataset=dataset)}
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "remedy"),
+    [
+        ({"promt": "question"}, "Did you mean `prompt`?"),
+        ({"answer": "response"}, "write `response: answer`"),
+        ({"xyz": "best"}, "Usual keys: prompt, chosen, rejected, response, helpfulness, weight."),
+    ],
+)
+@pytest.mark.parametrize("part", ["train", "eval"])
+def test_an_unknown_key_of_columns_is_named_with_its_line(
+    tmp_path: Path, columns: dict[str, str], remedy: str, part: str
+) -> None:
+    dataset = {"train": TRAIN, part: {"path": "y", "columns": {"chosen": "good", **columns}}}
+    (found,) = problems(tmp_path, dataset=dataset)
+    assert (found.code, found.severity) == ("unknown-key", "error")
+    assert found.path.endswith(f".columns.{next(iter(columns))}")
+    assert found.line is not None
+    assert remedy in str(found.remedy)
+
+
+def test_the_keys_of_columns_are_the_names_of_the_formats() -> None:
+    assert SOURCE_COLUMNS == COLUMNS
 
 
 @pytest.mark.parametrize(

@@ -72,13 +72,16 @@ def compare_models(
 
     ``vocab_size``: of the trained model, if it differs from the base's. Raises RunError if the saved model is incomplete.
     """
-    note(f"comparing with the unmerged model in {dtype}")
+    pairs = 0 if inputs.held_out_metrics is None else inputs.held_out_metrics.pairs
+    inputs_text = f"{len(inputs.prompts)} prompts" + (f" and {pairs} held-out pairs" if pairs else "")
+    note(f"comparing with the unmerged model in {dtype} on {inputs_text}: 1 of 2, the unmerged model")
     trained = reference = _run_model(load_trained_model(target, vocab_size, dtype), inputs)
     gc.collect()
     if target.merged_quantization != target.quantization:
         logits_only = ComparisonInputs(inputs.tokenizer, inputs.prompts, [], None)
         reference = _run_model(load_on_original_base(target, vocab_size, dtype), logits_only)
         gc.collect()
+    note("comparing: 2 of 2, the merged model")
     section = with_cpu_attention(target.section)
     merged = _run_model(_load_saved_model(folder, inputs.eos_token_ids, section=section, dtype=dtype), inputs)
     gc.collect()

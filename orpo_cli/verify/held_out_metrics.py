@@ -11,22 +11,38 @@ from orpo_cli.rundir import RunDir
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-HeldOutMetrics = Callable[[Any], dict[str, float]]  # model: its metrics
-
 METRICS = {"loss": "nll_loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"}
+
+
+class HeldOutMetrics:
+    """Loss (NLL per token), accuracy and margin of a model on held-out pairs."""
+
+    def __init__(self, rows: list[dict[str, Any]], beta: float) -> None:
+        self.rows, self.beta = rows, beta
+
+    @property
+    def pairs(self) -> int:
+        """Their number."""
+        return len(self.rows)
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        """The metrics of ``model``, with the number of pairs."""
+        from orpo_cli.evaluation.metrics import preference_metrics
+        from orpo_cli.evaluation.preference_scores import score_pairs
+
+        metrics = preference_metrics(score_pairs(model, self.rows), self.beta)
+        return {"pairs": self.pairs, **{name: metrics[each] for name, each in METRICS.items()}}
 
 
 def make_held_out_metrics(
     rundir: RunDir | None, tokenizer: PreTrainedTokenizerBase, max_pairs: int, note: Callable[[str], None]
 ) -> HeldOutMetrics | None:
-    """A function from a model to its loss (NLL per token), accuracy and margin on the first ``max_pairs`` held-out pairs.
+    """The metrics on the first ``max_pairs`` held-out pairs.
 
     None if the run has no held-out pairs, or if they cannot be loaded, which is noted.
     """
     from orpo_cli.evaluation.eval_target import EvalTarget
     from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
-    from orpo_cli.evaluation.metrics import preference_metrics
-    from orpo_cli.evaluation.preference_scores import score_pairs
 
     if rundir is None or max_pairs < 1:
         return None
@@ -43,10 +59,4 @@ def make_held_out_metrics(
         return None
     if not held_out_pairs.rows:
         return None
-    beta = float(plan.training["beta"])
-
-    def compute(model: Any) -> dict[str, float]:
-        metrics = preference_metrics(score_pairs(model, held_out_pairs.rows), beta)
-        return {"pairs": len(held_out_pairs.rows), **{name: metrics[each] for name, each in METRICS.items()}}
-
-    return compute
+    return HeldOutMetrics(held_out_pairs.rows, float(plan.training["beta"]))

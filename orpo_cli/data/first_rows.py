@@ -53,6 +53,26 @@ def check_first_rows(source: Source) -> None:
         detect_format(rows, source.format, where, labels=source.labels, columns=source.columns)
 
 
+def has_columns(path: Path, source: Source) -> bool:
+    """Whether the first rows of a local data file have the columns that ``source`` maps."""
+    if not path.is_file() or not files.is_data_file(path.name):
+        return False
+    try:
+        check_columns(source.columns, read_first_rows(path, source), str(path))
+    except DataError:
+        return False
+    return True
+
+
+def propose_for(path: Path) -> dict[str, str] | None:
+    """The mapping of columns that the first rows of a local data file need; None where none is known."""
+    try:
+        found = find_columns(path)
+    except DataError:
+        return None
+    return found.mapping if found else None
+
+
 @dataclass(frozen=True)
 class FoundColumns:
     """Columns of a file. ``mapping``: format's name → data's name, empty where the format needs none."""

@@ -50,6 +50,39 @@ def check_pairs_available(plan: Plan | None, data: str | None, name: str) -> Non
         raise DataError(
             f"--data {data}: no such file or folder.", remedy=near_path_remedy(Path(data), kinds, may_be_data)
         )
+    if data is not None:
+        _check_columns(_source_of(plan, data))
+
+
+def _source_of(plan: Plan | None, data: str) -> Source:
+    """Source of ``data``: with the columns and labels of a training source of the run, where the file has those columns."""
+    from orpo_cli.data.first_rows import has_columns
+
+    path = Path(data).expanduser()
+    source = Source(path=str(path) if data.startswith("~") else data)
+    for trained in plan.dataset.train if plan is not None else ():
+        if trained.columns and has_columns(path, trained):
+            return source.model_copy(
+                update={"columns": trained.columns, "labels": trained.labels, "format": trained.format}
+            )
+    return source
+
+
+def _check_columns(source: Source) -> None:
+    """Raise DataError where the first rows of a local file are no pairs. There is no recipe in which columns could be mapped."""
+    from orpo_cli.data.first_rows import check_first_rows, propose_for
+
+    absolute = source.model_copy(update={"path": str(Path(source.path).absolute())})
+    if not Path(source.path).is_file():
+        return
+    try:
+        check_first_rows(absolute)
+    except DataError as error:
+        if not (mapping := propose_for(Path(source.path))):
+            raise
+        renamed = ", ".join(f"{name} to {target}" for target, name in mapping.items() if target != name)
+        remedy = f"Rename these columns of the file: {renamed}. A run whose recipe has `columns:` for them needs no other names."
+        raise DataError(error.message, remedy=remedy) from error
 
 
 def load_held_out_pairs(
@@ -67,8 +100,14 @@ def load_held_out_pairs(
     from orpo_cli.data.prepare import prepare, prepare_eval
 
     check_pairs_available(target.plan, data, target.name)
-    format_ = "text" if data is not None and target.trained_as_text else "auto"
-    dataset, lengths = _dataset_and_lengths(target.plan, data, max_length, format_)
+    given = None if data is None else _source_of(target.plan, data)
+    if given is not None and given.columns:
+        from orpo_cli.data.formats.column_proposals import columns_line
+
+        note(f"{data}: {columns_line(given.columns)}, as in the recipe of the run")
+    if given is not None and target.trained_as_text:
+        given = given.model_copy(update={"format": "text"})
+    dataset, lengths = _dataset_and_lengths(target.plan, given, max_length)
     if data is None:
         enough = target.plan.total_pairs() if target.plan is not None else None
         held_out = prepare_eval(dataset, target.tokenizer, **lengths, note=note, pairs_needed=enough)
@@ -93,11 +132,10 @@ def _same_as_in_training(rundir: RunDir | None, fingerprint: str) -> bool | None
 
 
 def _dataset_and_lengths(
-    plan: Plan | None, data: str | None, max_length: int | None, format_: str
+    plan: Plan | None, given: Source | None, max_length: int | None
 ) -> tuple[DatasetSection, dict[str, int]]:
-    """Dataset section, and max_length and max_prompt_length (tokens). ``format_`` is that of ``data``."""
-    path = data if data is None or not data.startswith("~") else str(Path(data).expanduser())
-    train = None if path is None else [Source(path=path, format=format_)]
+    """Dataset section, and max_length and max_prompt_length (tokens). ``given``: pairs that are not those of the run."""
+    train = None if given is None else [given]
     if plan is None:
         assert train is not None, "refused before"
         max_length = max_length or int(LIBRARY_DEFAULTS["max_length"])

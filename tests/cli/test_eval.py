@@ -200,3 +200,21 @@ def test_a_result_that_cannot_be_recorded_is_printed_all_the_same(
 def test_help_shows_examples() -> None:
     shown = invoke_eval("--help").stdout
     assert "orpo eval runs/quickstart --data other-pairs.jsonl --json" in shown
+
+
+def test_data_is_read_with_the_columns_of_the_recipe_of_the_run(tmp_path: Path) -> None:
+    names = {"prompt": "question", "chosen": "good", "rejected": "bad"}
+    rows = [{names.get(key, key): value for key, value in pair.items()} for pair in pairs(6)]
+    data = write_json_lines(tmp_path / "renamed.jsonl", rows)
+    run = make_eval_run(tmp_path / "run")
+    error = invoke_eval(run.root, "--data", data).exception
+    assert isinstance(error, DataError)
+    assert error.remedy is not None
+    assert error.remedy.startswith(
+        "Rename these columns of the file: question to prompt, good to chosen, bad to rejected."
+    )
+    train = [Source(path=str(data), columns=names)]
+    run = make_eval_run(tmp_path / "mapped", dataset=DatasetPlan(train=train, eval=None, max_prompt_length=96))
+    done = invoke_eval(run.root, "--data", data)
+    assert done.exit_code == 0, done.output
+    assert "columns: {prompt: question, chosen: good, rejected: bad}, as in the recipe of the run" in done.stderr

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import yaml
+from support.prepared_rows import prepare_dataset
 
+from orpo_cli.data.first_rows import find_columns
 from orpo_cli.data.formats.detect import detect_format
 
 ROOT = Path(__file__).parents[3]
@@ -77,6 +80,24 @@ def test_a_block_of_json_is_a_row_of_pairs(block: Block) -> None:
 def test_a_script_is_valid(block: Block) -> None:
     done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_rated_answers_of_the_guide_form_pairs(tmp_path: Path) -> None:
+    page = [block for block in blocks("text", "yaml") if block.page.endswith("train-on-your-data.md")]
+    (csv,) = [block.text for block in page if block.text.startswith("question,answer,stars")]
+    (recipe,) = [yaml.safe_load(block.text) for block in page if "helpfulness" in block.text]
+    source = recipe["dataset"]["train"]
+    file = tmp_path / source["path"]
+    file.write_text(csv, encoding="utf-8")
+    found = find_columns(file)
+    assert found is not None
+    assert found.mapping == source["columns"]
+    train = prepare_dataset({"train": {**source, "path": str(file)}}).train
+    texts = list(zip(train["chosen_text"], train["rejected_text"], strict=True))
+    assert sorted(texts) == [
+        ("Air scatters blue light the most.", "What a question!"),
+        ("Water that falls from clouds.", "It is wet."),
+    ]
 
 
 def test_the_script_of_the_chat_style_tutorial_makes_pairs(tmp_path: Path) -> None:

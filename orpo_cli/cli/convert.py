@@ -111,7 +111,7 @@ def command(
                 }
                 for key in conversion.outcomes
             ],
-            "todo": conversion.placeholders,
+            "todo": list(conversion.placeholders),
             "remarks": conversion.remarks,
         }
     )
@@ -143,8 +143,8 @@ def _print_outcomes(console: Console, conversion: Conversion, file: str) -> None
             position = f"{file}:{key.line}: " if key.line else ""
             outcome = OUTCOMES[key.outcome].format(tool=conversion.tool)
             console.note(f"  {position}{key.key}: {outcome}. {key.note or ''}".rstrip())
-    for path in conversion.placeholders:
+    for path, reason in conversion.placeholders.items():
         option = (
             ", or use --model" if path.startswith("model.") else ", or use --dataset" * path.startswith("dataset.train")
         )
-        console.warn(f"{path} is a placeholder: {file} has no value for it. Fill it in{option}.")
+        console.warn(f"{path} is a placeholder: {reason}{'' if reason.endswith('?') else '.'} Fill it in{option}.")

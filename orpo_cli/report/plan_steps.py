@@ -39,7 +39,7 @@ def describe_schedule(plan: Plan, steps: int | None, pairs: int | None, done: in
         text += f", {epochs:,.0f} epochs" if epochs >= 100 else f", {epochs:.2g} epochs"
     if done:
         text += f"; {done:,} done, {steps_left(steps, done):,} left"
-    return f"{text}; {_timing(training, 'eval', 'evaluation')}, {_timing(training, 'save', 'checkpoint')}"
+    return f"{text}; {_timing(training, 'eval', 'evaluation', steps)}, {_timing(training, 'save', 'checkpoint', steps)}"
 
 
 def steps_left(steps: int, done: int) -> int:
@@ -91,11 +91,13 @@ def describe_warmup(training: dict[str, Any], steps: int | None) -> str:
     return f"{text} (1 step, at rate 0)" if count == 1 else f"{text} ({count:,} steps, the first at rate 0)"
 
 
-def _timing(training: dict[str, Any], kind: str, name: str) -> str:
+def _timing(training: dict[str, Any], kind: str, name: str, steps: int) -> str:
     strategy = training.get(f"{kind}_strategy", "no")
     if strategy == "no":
         return f"no {name}"
     every = training.get(f"{kind}_steps", 1)
+    if strategy == "steps" and every > steps:
+        return f"{name} only after the last step ({kind}_steps: {every:g})"
     if strategy == "steps":
         return f"{name} every {every:.0%} of the steps" if 0 < every < 1 else f"{name} every {every:g} steps"
     return f"{name} {'each epoch' if strategy == 'epoch' else f'by {strategy}'}"

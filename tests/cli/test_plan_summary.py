@@ -207,6 +207,15 @@ def test_the_plan_says_that_a_warmup_begins_at_rate_0(
     assert f"rate      0.001, {rate}" in done.stdout.splitlines()
 
 
+def test_the_plan_says_that_a_short_run_evaluates_and_saves_only_at_its_end(
+    tmp_path: Path, orpo_here: Callable[..., Any]
+) -> None:
+    recipe = write_recipe(tmp_path, estimated=False)
+    settings = ("max_steps=30", "eval_strategy=steps", "eval_steps=500", "save_strategy=steps", "save_steps=30")
+    done = orpo_here("plan", recipe, *(word for each in settings for word in ("--set", f"training.{each}")))
+    assert "; evaluation only after the last step (eval_steps: 500), checkpoint every 30 steps\n" in done.stdout
+
+
 def test_a_resumed_run_plans_the_steps_that_are_left(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
     recipe = write_recipe(tmp_path, steps=2, training={"save_strategy": "steps", "save_steps": 2})
     first = orpo_here("train", recipe).stderr

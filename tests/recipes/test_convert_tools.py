@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support.converted_examples import convert_example, outcome_of
 
 from orpo_cli.model.model_source import ModelSource
@@ -88,6 +89,35 @@ def test_dataset_names_of_llama_factory_are_looked_up_in_dataset_info(
     assert "dataset_info.json cannot be read" in result.stderr
 
 
+def test_a_dataset_that_dataset_info_lacks_is_named_with_the_nearest_one(
+    tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lf").mkdir()
+    info = {"kefu": {"file_name": "../pairs.jsonl"}, "other": {"file_name": "other.json"}, "empty": {"ranking": True}}
+    (tmp_path / "lf" / "dataset_info.json").write_text(json.dumps(info))
+    source = tmp_path / "x.yaml"
+    text = "model_name_or_path: a/b\nstage: orpo\nfinetuning_type: full\n"
+    for name, reason in (
+        ("kefuu", "`kefuu` is not in lf/dataset_info.json, which has: kefu, other, empty; did you mean `kefu`?"),
+        ("empty", "the entry `empty` of lf/dataset_info.json has neither file_name nor hf_hub_url."),
+    ):
+        source.write_text(f"{text}dataset: {name}\ndataset_dir: lf\n")
+        done = orpo_here("convert", "x.yaml")
+        assert f"dataset.train.path is a placeholder: {reason} Fill it in, or use --dataset." in done.stderr
+        assert f"path: TODO/{name}" in done.stdout
+    source.write_text(f"{text}dataset: kefuu\ndataset_dir: elsewhere\n")
+    assert "there is no dataset_info.json" in orpo_here("convert", "x.yaml").stderr
+    source.write_text(f"{text}dataset: kefu\ndataset_dir: lf\n")
+    assert "path: pairs.jsonl #" in orpo_here("convert", "x.yaml").stdout
+    (tmp_path / "far" / "data").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "data")
+    (tmp_path / "far" / "pairs.jsonl").touch()
+    (tmp_path / "far" / "data" / "dataset_info.json").write_text(json.dumps(info))
+    source.write_text(f"{text}dataset: kefu\ndataset_dir: link\n")
+    assert "path: link/../pairs.jsonl #" in orpo_here("convert", "x.yaml").stdout  # pairs.jsonl would be another file
+
+
 def test_llama_factory_computes_the_nll_over_the_completion_only() -> None:
     conversion = convert_example("llama-factory-lora.yaml")
     assert conversion.values["training"]["loss_on_prompt"] is False
@@ -96,7 +126,7 @@ def test_llama_factory_computes_the_nll_over_the_completion_only() -> None:
 
 def test_an_unknown_dataset_becomes_a_placeholder_with_its_name() -> None:
     conversion = convert_example("llama-factory-lora.yaml")
-    assert conversion.placeholders == ("dataset.train.2.path",)
+    assert list(conversion.placeholders) == ["dataset.train.2.path"]
     assert "TODO: path of dataset `mine`" in conversion.text
 
 

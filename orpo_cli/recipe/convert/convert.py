@@ -33,7 +33,7 @@ class Conversion:
     text: str
     values: dict[str, Any]
     outcomes: tuple[KeyOutcome, ...]
-    placeholders: tuple[str, ...]  # paths whose values the user must replace
+    placeholders: dict[str, str]  # paths whose values the user must replace, and why
     remarks: tuple[str, ...] = ()  # about the configuration, not about one key
 
 
@@ -75,7 +75,7 @@ def convert(
         recipe_text(draft, file),
         nest(draft.values),
         tuple(sorted(draft.outcomes.values(), key=lambda outcome: outcome.line or 0)),
-        tuple(".".join(map(str, path)) for path, added in draft.additions.items() if added.todo),
+        {".".join(map(str, path)): added.note for path, added in draft.additions.items() if added.todo},
         tuple(draft.remarks),
     )
 

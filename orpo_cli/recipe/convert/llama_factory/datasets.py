@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.draft import Draft, mask_secret_patterns, parse_path
 from orpo_cli.recipe.convert.shared_settings import MESSAGE_KEYS, ROLES, source_paths, split_names
+from orpo_cli.recipe.did_you_mean import closest_name
 
 # Entries of LLaMA-Factory's own dataset_info.json for preference pairs on the hub.
 PREDEFINED_DATASETS: Mapping[str, dict[str, Any]] = {
@@ -32,10 +34,10 @@ SHARED_COLUMNS = {"system": "system", "tools": "tools", "chosen": "chosen", "rej
 
 def keep_datasets(draft: Draft, folders: Sequence[FilePath]) -> None:
     """Convert the datasets for training and evaluation, and the number of rows of each."""
-    known = _dataset_info(draft, folders)
+    known, file = _dataset_info(draft, folders)
     limit = draft.peek("max_samples")
-    train = _keep(draft, "dataset", "dataset.train", known, limit)
-    held_out = _keep(draft, "eval_dataset", "dataset.eval", known, limit)
+    train = _keep(draft, "dataset", "dataset.train", known, file, limit)
+    held_out = _keep(draft, "eval_dataset", "dataset.eval", known, file, limit)
     draft.leave_out("dataset_dir", "The recipe contains the paths of the files.")
     draft.add("dataset.truncation_mode", "keep_start", "LLaMA-Factory keeps the start of a long prompt")
     if train or held_out:
@@ -53,12 +55,12 @@ def keep_datasets(draft: Draft, folders: Sequence[FilePath]) -> None:
         draft.leave_out(key, "Balance the sources with max_samples or weight of each source.")
 
 
-def _dataset_info(draft: Draft, folders: Sequence[FilePath]) -> dict[str, dict[str, Any]]:
-    """Entries of the first dataset_info.json found, each with the folder of its files, and LLaMA-Factory's own."""
+def _dataset_info(draft: Draft, folders: Sequence[FilePath]) -> tuple[dict[str, dict[str, Any]], FilePath | None]:
+    """Entries of the first dataset_info.json found, each with the folder of its files, and LLaMA-Factory's own; that file."""
     directory = draft.peek("dataset_dir", "data")
     known = {name: dict(entry) for name, entry in PREDEFINED_DATASETS.items()}
     if not isinstance(directory, str):
-        return known
+        return known, None
     for folder in [*(folder / directory for folder in folders), *folders]:
         file = folder / "dataset_info.json"
         if file.is_file():
@@ -69,11 +71,13 @@ def _dataset_info(draft: Draft, folders: Sequence[FilePath]) -> dict[str, dict[s
             if not isinstance(found, dict):
                 raise UsageError(f"{file} is not a mapping of dataset names.")
             known |= {name: {**entry, "_folder": folder} for name, entry in found.items() if isinstance(entry, dict)}
-            break
-    return known
+            return known, file
+    return known, None
 
 
-def _keep(draft: Draft, key: str, section: str, known: Mapping[str, dict[str, Any]], limit: Any) -> list[str]:
+def _keep(
+    draft: Draft, key: str, section: str, known: Mapping[str, dict[str, Any]], file: FilePath | None, limit: Any
+) -> list[str]:
     """Convert the datasets of one key; returns the paths of the sources."""
     if not draft.has(key):
         return []
@@ -81,26 +85,48 @@ def _keep(draft: Draft, key: str, section: str, known: Mapping[str, dict[str, An
     names = names if isinstance(names, list) else [names]
     paths = source_paths(section, len(names))
     for name, path in zip(map(str, names), paths, strict=True):
-        _source(draft, key, name, path, known.get(name), limit)
+        entry = known.get(name)
+        if not _has_path(entry):
+            note = _why_no_path(name, entry, known, file)
+            draft.add(f"{path}.path", f"TODO/{mask_secret_patterns(name)}", note, todo=True)
+        _source(draft, key, name, path, entry, limit)
     draft.settle(key, "kept", parse_path(f"{paths[0]}.path"))
     return paths
+
+
+def _has_path(entry: Mapping[str, Any] | None) -> bool:
+    return entry is not None and bool(entry.get("hf_hub_url") or entry.get("file_name"))
+
+
+def _why_no_path(
+    name: str, entry: Mapping[str, Any] | None, known: Mapping[str, dict[str, Any]], file: FilePath | None
+) -> str:
+    """Why the path of the dataset ``name`` is not known."""
+    if entry is not None:
+        return f"the entry `{name}` of {file} has neither file_name nor hf_hub_url"
+    if file is None:
+        return f"`{name}` is not one of LLaMA-Factory's own datasets, and there is no dataset_info.json in dataset_dir or beside the configuration"
+    close, own = closest_name(name, known), [each for each, found in known.items() if "_folder" in found]
+    question = f"; did you mean `{close}`?" if close else ""
+    return f"`{name}` is not in {file}, which has: {', '.join(own) or 'no dataset'}{question}"
+
+
+def _without_dots(file: FilePath) -> FilePath:
+    """The path without `..`, where that is the same file: not behind a link."""
+    normal = FilePath(os.path.normpath(file))
+    return normal if not file.exists() or (normal.exists() and normal.samefile(file)) else file
 
 
 def _source(draft: Draft, key: str, name: str, path: str, entry: Mapping[str, Any] | None, limit: Any) -> None:
     """Write the source of the dataset ``name`` at ``path``."""
     count = limit if limit is not None else (entry or {}).get("num_samples")
-    if entry is None or not (entry.get("hf_hub_url") or entry.get("file_name")):
-        note = (
-            f"path of {key} `{name}`: dataset_info.json is not found, has no such entry, or the entry is not on the hub"
-        )
-        draft.add(f"{path}.path", f"TODO/{mask_secret_patterns(name)}", note, todo=True)
-    elif entry.get("hf_hub_url"):
+    if entry is not None and entry.get("hf_hub_url"):
         draft.add(f"{path}.path", entry["hf_hub_url"], f"{key}: {name}")
         for name_there, field in (("subset", "name"), ("split", "split")):
             if entry.get(name_there):
                 draft.add(f"{path}.{field}", entry[name_there], f"from dataset_info.json: {name_there}")
-    else:
-        file = entry.get("_folder", FilePath()) / str(entry["file_name"])
+    elif entry is not None and entry.get("file_name"):
+        file = _without_dots(entry.get("_folder", FilePath()) / str(entry["file_name"]))
         draft.add(f"{path}.path", file.as_posix(), f"{key}: {name}")
     columns = _columns(entry or {})
     if columns:

@@ -20,7 +20,7 @@ def test_all_133_arguments_of_april_2024_are_converted_and_the_plan_has_their_va
     conversion = convert_example("april-2024.txt")
     assert len(conversion.outcomes) == 133
     assert {outcome.outcome for outcome in conversion.outcomes} == {"kept", "left-out", "empty"}
-    assert conversion.placeholders == ("model.model_name_or_path", "dataset.train.path", "dataset.eval.test_size")
+    assert list(conversion.placeholders) == ["model.model_name_or_path", "dataset.train.path", "dataset.eval.test_size"]
     (tmp_path / "x.yaml").write_text(conversion.text, encoding="utf-8")
     loaded = load_recipe(str(tmp_path / "x.yaml"))
     assert loaded.warnings == ()

@@ -127,7 +127,7 @@ def test_llama_factory_computes_the_nll_over_the_completion_only() -> None:
 def test_an_unknown_dataset_becomes_a_placeholder_with_its_name() -> None:
     conversion = convert_example("llama-factory-lora.yaml")
     assert list(conversion.placeholders) == ["dataset.train.2.path"]
-    assert "TODO: path of dataset `mine`" in conversion.text
+    assert "TODO: `mine` is not one of LLaMA-Factory's own datasets" in conversion.text
 
 
 def test_shell_expressions_are_left_out_and_not_replaced_by_defaults() -> None:

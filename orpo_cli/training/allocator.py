@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import platform
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import repeat
 
-M_MXFAST, M_TRIM_THRESHOLD, M_MMAP_MAX = 1, -1, -4  # of glibc's malloc.h
+M_MXFAST, M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = 1, -1, -4, -8  # of glibc's malloc.h
 TRIM_NEVER = -1  # for M_TRIM_THRESHOLD; see mallopt(3)
 # Requests of this many bytes take chunks of 32 and 48 bytes, the sizes of most remainders. Twice this number takes 5 MB.
 SMALL_REQUESTS, RESERVED_CHUNKS = (24, 40), 30_000
+MAX_ARENAS = 64  # that other threads may have made
 
 
 def keep_freed_memory() -> bool:
@@ -47,6 +49,39 @@ def reserve_small_chunks() -> bool:
         chunks = list(map(library.malloc, repeat(size, 2 * RESERVED_CHUNKS)))
         deque(map(library.free, chunks[::2]), 0)  # the others keep the freed chunks from being merged
     return True
+
+
+def thread_of_main_arena() -> ThreadPoolExecutor:
+    """An executor with one thread, which allocates in the arena of the main thread where the C library is glibc.
+
+    By default glibc gives a thread an arena of its own, and what one thread has freed is not used for the tensors of another one:
+    steps of one and of two threads in turn take a third more memory. Once there may be no more arenas, glibc gives new
+    threads those that exist, in turn. Threads that are started later in this process share arenas, too.
+    """
+    if not _is_glibc():
+        return ThreadPoolExecutor(1)
+    ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+    others: list[ThreadPoolExecutor] = []  # they keep their arenas until the one is found
+    try:
+        while not (executor := ThreadPoolExecutor(1)).submit(_allocates_in_main_arena).result():
+            others.append(executor)
+            if len(others) == MAX_ARENAS:
+                return others.pop()
+        return executor
+    finally:
+        for each in others:
+            each.shutdown()
+
+
+def _allocates_in_main_arena() -> bool:
+    """Whether a block of this thread lies below the end of the heap; other arenas are mapped far above it."""
+    library = ctypes.CDLL(None)
+    library.malloc.restype = library.sbrk.restype = ctypes.c_void_p
+    library.sbrk.argtypes = [ctypes.c_ssize_t]
+    library.malloc.argtypes, library.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+    block = library.malloc(1 << 16)
+    library.free(block)
+    return bool(block < library.sbrk(0))
 
 
 def _is_glibc() -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from peft.tuners.lora.layer import ParamWrapper
 
 from orpo_cli.estimate.batching import deal_by_tokens, split_by_token_budget
+from orpo_cli.training.allocator import thread_of_main_arena
 from orpo_cli.training.engine.packed_step import Engine
 from orpo_cli.training.engine.packing import MicroBatch, TokenPair, packed_length, token_families
 
@@ -123,7 +124,7 @@ class StepThreads:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.executor = ThreadPoolExecutor(THREADS - 1, thread_name_prefix="step")
+        self.executors = [thread_of_main_arena() for _ in range(THREADS - 1)]
 
     def compute(
         self, model: Any, pairs: Sequence[TokenPair], shares: Sequence[Sequence[Sequence[int]]]
@@ -160,7 +161,7 @@ class StepThreads:
                 del loss, gradients
             return sum(losses, start=torch.zeros(())), sums
 
-        others = [self.executor.submit(run, share) for share in shares[1:]]
+        others = [each.submit(run, share) for each, share in zip(self.executors, shares[1:], strict=True)]
         try:
             results = [run(shares[0])]
         except BaseException:

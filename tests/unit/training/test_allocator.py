@@ -77,3 +77,23 @@ def test_a_step_takes_the_estimated_memory_only_with_reserved_chunks() -> None:
     assert traced.total <= reserved < HEAP_OVERHEAD * traced.total
     assert reserved < not_reserved  # 1.15 and 1.34 times the traced bytes, where this was written
     assert loss == other_loss
+
+
+ARENAS = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from orpo_cli.training.allocator import _allocates_in_main_arena, thread_of_main_arena
+
+assert _allocates_in_main_arena()
+with ThreadPoolExecutor(3) as executor:  # arenas that are free afterwards
+    barrier = threading.Barrier(3)
+    found = executor.map(lambda _: (barrier.wait(), _allocates_in_main_arena())[1], range(3))
+    assert not any(found)
+for _ in range(2):
+    assert thread_of_main_arena().submit(_allocates_in_main_arena).result()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an arena of glibc")
+def test_a_thread_can_allocate_in_the_main_arena() -> None:
+    subprocess.run([sys.executable, "-c", ARENAS], check=True)

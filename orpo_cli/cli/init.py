@@ -82,14 +82,15 @@ def command(
     console.result(f"wrote {path}")
     if data and source:
         console.note(
-            f"The values of training are those of {source.name}, chosen for its own data: look at learning_rate and num_train_epochs."
+            f"The values of training are those of {source.name}, chosen for its own data: look at learning_rate, num_train_epochs and max_length."
         )
     if not data and not source and not Path("pairs.jsonl").exists():
         console.note(
             f"First write your pairs to pairs.jsonl, or set dataset.train.path in {path} (--data PATH sets it)."
         )
     if inspected.problem:
-        change = f"change {data}" if Path(data or "").exists() else f"write your pairs to {data}"
+        columns = f"write the `columns:` line in {path}, " * inspected.has_rows
+        change = f"{columns}change {data}" if Path(data or "").exists() else f"write your pairs to {data}"
         console.note(f"First solve the problem with the data: {change}, or set dataset.train.path in {path}.")
     for line in missing_model_packages(text):
         console.note(line)

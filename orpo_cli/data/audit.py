@@ -64,8 +64,8 @@ class Truncation:
         if self.few < self.none:
             remedy = f"training.max_length={self.few} truncates at most {FEW_TRUNCATED:.0%}, {self.none} none"
         return (
-            f"{self.fraction:.0%} of the pairs are longer than max_length {self.max_length:,} and are truncated: a completion "
-            f"that loses its end teaches the model not to stop. {remedy}"
+            f"{self.fraction:.0%} of the pairs are longer than max_length {self.max_length:,} and are truncated: in training, a "
+            f"completion that loses its end teaches the model not to stop. {remedy}"
         )
 
 

@@ -64,6 +64,14 @@ def has_columns(path: Path, source: Source) -> bool:
     return True
 
 
+def count_first_rows(path: Path) -> int:
+    """Number of rows that are read of a local data file to detect its format; 0 where they cannot be read."""
+    try:
+        return len(read_first_rows(path, Source(path=str(path)))) if path.is_file() else 0
+    except DataError:
+        return 0
+
+
 def propose_for(path: Path) -> dict[str, str] | None:
     """The mapping of columns that the first rows of a local data file need; None where none is known."""
     try:

@@ -20,6 +20,8 @@ COLUMNS_COMMENT = (
     "# columns: {prompt: question, chosen: good, rejected: bad} # name in orpo-cli: name in the data, where they differ"
 )
 
+_NEXT_LINE = "\n    "  # of the keys of dataset.train
+
 HELD_OUT, HELD_OUT_OF_FEW = (
     0.05,
     0.2,
@@ -49,10 +51,10 @@ def new_recipe_text(
     changes: dict[KeyPath, str] = {("name",): _scalar(name), ("output_dir",): _scalar(f"runs/{name}")}
     if model:
         changes[("model", "model_name_or_path")] = _scalar(model)
-    mapping = f"{columns}\n    " if columns else ""
+    mapping = f"{columns}{_NEXT_LINE}" if columns else ""
     if data and shipped:  # split, columns and held-out pairs of the shipped recipe belong to other data
         text = f"# The shipped recipe {shipped.name} with other data.\n\n{_without_header(text)}"
-        changes[("dataset", "train")] = f"{mapping}path: {_scalar(data)}"
+        changes[("dataset", "train")] = f"{mapping or COLUMNS_COMMENT + _NEXT_LINE}path: {_scalar(data)}"
         changes[("dataset", "eval")] = f"test_size: {held_out}"
     elif data:
         text = text.replace(COLUMNS_COMMENT, columns) if columns else text
@@ -65,7 +67,7 @@ def new_recipe_text(
 class InspectedData:
     """What is known of the data of a new recipe: the `columns:` line, and lines for the user.
 
-    ``held_out``: the fraction of pairs to hold out. ``problem``: why it cannot be used. ``doubt``: what the names of the columns do
+    ``held_out``: the fraction of pairs to hold out. ``problem``: why it cannot be used; ``has_rows``: although its rows can be read. ``doubt``: what the names of the columns do
     not decide.
     """
 
@@ -74,11 +76,12 @@ class InspectedData:
     notes: tuple[str, ...] = ()
     problem: str | None = None
     doubt: str | None = None
+    has_rows: bool = False
 
 
 def inspect_data(data: str) -> InspectedData:
     """Look at a local file of pairs: whether it is there and preference data, and which of its columns are used."""
-    from orpo_cli.data.first_rows import find_columns
+    from orpo_cli.data.first_rows import FORMAT_SAMPLE_ROWS, count_first_rows, find_columns
     from orpo_cli.data.formats.column_proposals import columns_line
     from orpo_cli.data.sources.source import looks_local
 
@@ -90,7 +93,12 @@ def inspect_data(data: str) -> InspectedData:
     try:
         found = find_columns(path)
     except DataError as error:
-        return InspectedData(problem=f"{error.message} {error.remedy or ''}".rstrip())
+        rows = count_first_rows(path)
+        return InspectedData(
+            held_out=HELD_OUT_OF_FEW if 0 < rows < FORMAT_SAMPLE_ROWS else HELD_OUT,
+            problem=f"{error.message} {error.remedy or ''}".rstrip(),
+            has_rows=rows > 0,
+        )
     if found is None:
         return InspectedData()
     few: tuple[str, ...] = ()

@@ -276,8 +276,21 @@ def test_init_warns_of_data_that_cannot_be_used_and_writes_the_recipe(
     assert "warning: " in done.stderr
     assert warning in done.stderr
     change = "write your pairs to" if content is None else "change"
+    if content and content.startswith('{"a"'):
+        change = "write the `columns:` line in mine.yaml, change"
     assert f"First solve the problem with the data: {change} votes.jsonl, or set dataset.train.path in" in done.stderr
     assert load_recipe("mine.yaml").recipe.dataset.train[0].path == "votes.jsonl"
+
+
+def test_init_from_a_shipped_recipe_has_a_comment_for_columns_that_are_not_found(tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "votes.jsonl").write_text('{"a": "x y", "b": "z"}\n')
+    done = orpo_here("init", "mine", "--from", "quickstart", "--data", "votes.jsonl")
+    assert "look at learning_rate, num_train_epochs and max_length" in done.stderr
+    text = (tmp_path / "mine.yaml").read_text()
+    assert "    # columns: {prompt: question, chosen: good, rejected: bad}" in text
+    dataset = yaml.safe_load(text)["dataset"]
+    assert dataset == {"train": {"path": "votes.jsonl"}, "eval": {"test_size": 0.2}}
 
 
 @pytest.mark.parametrize(("content", "problem"), [(None, "votes.jsonl: no such file"), ("", "the file has no rows")])

@@ -69,7 +69,8 @@ $(BIN)/pip:
 
 # torch is installed first and alone: it is the large download, and an installed torch (also a CPU build) is kept.
 $(TORCH_STAMP): constraints.txt | $(BIN)/pip
-	@echo "==> installing PyTorch (the large download; several minutes on a slow connection)"
+	@$(BIN)/python -m pip show --quiet torch 2>/dev/null && echo "==> keeping the PyTorch that is installed" || \
+	  echo "==> installing PyTorch (the large download; several minutes on a slow connection)"
 	@$(PIP_LARGE) torch
 	@touch $@
 

@@ -82,8 +82,11 @@ class UsageError(OrpoError):
     kind = "usage"
 
 
+STRICT = "--strict makes warnings errors."
+
+
 class RecipeError(UsageError):
-    """A recipe is invalid. ``problems`` has every problem, not only the first."""
+    """A recipe is invalid, or has warnings and may have none. ``problems`` has every problem, not only the first."""
 
     kind = "recipe"
 

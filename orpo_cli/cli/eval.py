@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from orpo_cli.cli.options import ChatTemplate, Json, Quiet, RunOrModel
 from orpo_cli.report.console import Console, wrap_words
 from orpo_cli.report.progress import show_progress, show_status
+from orpo_cli.report.run_summary import accuracy_limit_note
 from orpo_cli.workflows.remote_code import warn_about_remote_code
 
 METRICS = (
@@ -91,7 +93,8 @@ def command(
             f"{variant}: scores of {source['computed']}, computed by {source['by']} (--recompute computes them again)"
         )
     console.result(_table(document))
-    console.result(wrap_words(_legend(document), console.out.width))
+    for text in (*_findings(document), _legend(document)):
+        console.result(wrap_words(text, console.out.width))
     console.document(document)
     if run is not None:  # after the output: the disk may be full or read-only
         not_written = "evaluation.json not written: these are not all held-out pairs of the run"
@@ -118,6 +121,17 @@ def _table(document: dict[str, Any]) -> Any:
                 cells[-1] += f"\n{change['pairs_won']} won, {change['pairs_lost']} lost"
         table.add_row(title, *(Text(cell, justify="right") for cell in cells))
     return table
+
+
+def _findings(document: dict[str, Any]) -> Iterator[str]:
+    """What the figures say about the training, where that is easily read wrongly."""
+    if not document["change"]:
+        return
+    interval = document["change"]["intervals"]["rewards/margins"]
+    if interval is not None and interval[0] <= 0 <= interval[1]:
+        yield "no measurable change of the margin: the interval of the change contains 0"
+    if note := accuracy_limit_note(document["models"]["base"]["rewards/accuracies"], document["pairs"]):
+        yield note
 
 
 def _legend(document: dict[str, Any]) -> str:

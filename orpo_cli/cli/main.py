@@ -28,7 +28,7 @@ from orpo_cli.cli.help_page import hide_flag_types
 from orpo_cli.cli.reexec import reexec_with_environment
 from orpo_cli.cli.standard_streams import lost_output, output_is_closed, protect_standard_streams
 from orpo_cli.control_characters import escape_controls
-from orpo_cli.errors import Interrupted, MachineError, OrpoError, UsageError
+from orpo_cli.errors import STRICT, Interrupted, MachineError, OrpoError, UsageError
 from orpo_cli.library_imports import begin_command
 from orpo_cli.library_messages import silence_libraries
 from orpo_cli.os_errors import explain_os_error
@@ -228,6 +228,8 @@ def _report_error(error: OrpoError) -> None:
     if error.problems:
         document["problems"] = [vars(problem) for problem in error.problems]
         lines = [problem.text() for problem in error.problems]
+        if all(problem.severity == "warning" for problem in error.problems):
+            lines.append(f"error: {STRICT}")
     if error.remedy:
         lines.append(f"  → {error.remedy}")
     for line in lines:

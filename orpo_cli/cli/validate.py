@@ -8,7 +8,7 @@ import typer
 
 from orpo_cli.cli.completion import complete_recipe
 from orpo_cli.cli.options import Json, Overrides, Quiet, Strict
-from orpo_cli.errors import OrpoError, Problem, RecipeError
+from orpo_cli.errors import STRICT, OrpoError, Problem, RecipeError
 from orpo_cli.recipe.placeholders import load_complete_recipe
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.missing_data import missing_data_notes
@@ -62,6 +62,8 @@ def command(
     failed = errors > 0 or (strict and warnings > 0)
     if problems:
         summary = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
+        if failed and not errors:
+            summary += f": {STRICT}"
         console.print_line(summary, style="red" if failed else None)
     console.document({"status": "error" if failed else "ok", "files": recipes, "problems": problems, "notes": notes})
     if failed:

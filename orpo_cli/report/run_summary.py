@@ -49,6 +49,16 @@ def _entries(history: RunHistory) -> Iterator[tuple[str, str]]:
         if text := _accuracy(history, name, record):
             yield label, text
             label = " "
+    accuracy, pairs = metric_value(history.base_eval, "accuracy", "eval_"), history.base_eval.get("eval_pairs")
+    if accuracy is not None and is_number(pairs) and (note := accuracy_limit_note(accuracy, pairs)):
+        yield " ", note
+
+
+def accuracy_limit_note(base_accuracy: float, pairs: float) -> str | None:
+    """Where the base model prefers all pairs but one rightly, its accuracy cannot grow; otherwise None."""
+    if base_accuracy * pairs < pairs - 1.001:
+        return None
+    return "the base model is right on nearly all pairs before the training, so accuracy cannot show a gain: compare the margins"
 
 
 def _loss_terms(history: RunHistory, first: dict[str, Any], last: dict[str, Any]) -> str:

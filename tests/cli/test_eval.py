@@ -77,7 +77,10 @@ def test_the_report_has_the_same_interval_of_the_change_as_eval(run: RunDir) -> 
     assert comparison.margin_interval is not None
     shown = [document["beta"] * end for end in comparison.margin_interval]  # the report is without beta
     assert document["change"]["intervals"]["rewards/margins"] == pytest.approx(shown, abs=1e-9)
-    assert "margin: Student's t" in " ".join(invoke_eval(run.root).stdout.split())
+    shown_text = " ".join(invoke_eval(run.root).stdout.split())
+    assert "margin: Student's t" in shown_text
+    low, high = document["change"]["intervals"]["rewards/margins"]
+    assert ("no measurable change of the margin" in shown_text) is (low <= 0 <= high)
 
 
 def test_the_report_and_a_sweep_weight_the_held_out_pairs_as_the_evaluation_does(tmp_path: Path, orpo: Orpo) -> None:

@@ -25,6 +25,7 @@ def test_warnings_have_line_and_code_and_are_errors_with_strict(
     done = orpo_here("plan", recipe, "--strict", "--json")
     assert done.returncode == 2
     assert [each["code"] for each in json.loads(done.stdout)["problems"]] == ["unusual-learning-rate"]
+    assert "error: --strict makes warnings errors." in done.stderr
 
 
 def test_a_missing_package_is_a_warning_in_plan_and_an_error_in_train(

@@ -10,7 +10,7 @@ import pytest
 from support.json_lines import write_json_lines
 
 from orpo_cli.report.run_history import read_history
-from orpo_cli.report.run_summary import next_commands, summary_lines
+from orpo_cli.report.run_summary import accuracy_limit_note, next_commands, summary_lines
 
 
 def write_run(folder: Path, run: dict[str, Any], lines: list[dict[str, Any]]) -> Path:
@@ -124,3 +124,12 @@ def test_the_next_commands_can_be_copied(tmp_path: Path, monkeypatch: pytest.Mon
     ]
     monkeypatch.chdir(Path(__file__).parent)
     assert next_commands(history, {"chat RUN": "talk to it"})[1].startswith(f"  orpo chat '{tmp_path}/a run'")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "pairs", "limited"), [(1.0, 8, True), (7 / 8, 8, True), (6 / 8, 8, False), (0.99, 300, False)]
+)
+def test_a_base_that_is_right_on_nearly_all_pairs_limits_the_accuracy(
+    accuracy: float, pairs: int, limited: bool
+) -> None:
+    assert (accuracy_limit_note(accuracy, pairs) is not None) is limited

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from orpo_cli.api.functions import (
         Answer,
-        PlannedTraining,
         evaluate,
         export,
         generate,
         merge,
-        plan,
         push,
     )
+    from orpo_cli.api.planning import PlannedTraining, plan
     from orpo_cli.api.recipe import Recipe
     from orpo_cli.api.run import Run
     from orpo_cli.api.training import train
@@ -29,8 +28,8 @@ _MODULES = {
     "Recipe": "api.recipe",
     "Run": "api.run",
     "Answer": "api.functions",
-    "PlannedTraining": "api.functions",
-    "plan": "api.functions",
+    "PlannedTraining": "api.planning",
+    "plan": "api.planning",
     "train": "api.training",
     "evaluate": "api.functions",
     "generate": "api.functions",

@@ -11,11 +11,11 @@ import yaml
 
 from orpo_cli.api.in_memory import SavedObject
 from orpo_cli.errors import DataError, Problem
-from orpo_cli.memory_dataset import DATA_FILE
+from orpo_cli.memory_dataset import ARGUMENTS
 
 _COLUMNS = re.compile(r"`columns: (\{.*?\})`")
 _IN_RECIPE = " below the path of the source in the recipe"
-_FIRST_ROW = re.compile(rf" \((rows from {re.escape(DATA_FILE)}:\d+|its first rows)\)")
+_FIRST_ROW = re.compile(rf" \((rows from ({'|'.join(ARGUMENTS)}):\d+|its first rows)\)")
 
 
 @contextmanager

@@ -9,12 +9,10 @@ from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.api.dataset_messages import name_dataset, naming_datasets
-from orpo_cli.api.in_memory import SavedObject, save_dataset, save_objects
+from orpo_cli.api.dataset_messages import naming_datasets
+from orpo_cli.api.in_memory import save_dataset
 from orpo_cli.api.quiet import console_of_call
-from orpo_cli.api.recipe import RecipeSource, resolve_recipe
-from orpo_cli.errors import Problem, UsageError
-from orpo_cli.planning.plan import Plan
+from orpo_cli.errors import UsageError
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -32,21 +30,6 @@ Message = Mapping[str, str]  # {"role": "user", "content": "…"}
 
 
 @dataclass(frozen=True)
-class PlannedTraining:
-    """Plan of a recipe on this machine. ``estimate``: memory in bytes and time in seconds, as ``orpo plan --json`` shows it; None
-    where the model is not known. ``warnings``: values that are probably a mistake, and data that ``train`` will refuse.
-    """
-
-    plan: Plan
-    estimate: dict[str, Any] | None
-    warnings: tuple[Problem, ...]
-
-    def __repr__(self) -> str:
-        model, count = self.plan.model.model_name_or_path, len(self.warnings)
-        return f"PlannedTraining({self.plan.name!r}, model={model!r}, {count} warning{'s' * (count != 1)})"
-
-
-@dataclass(frozen=True)
 class Answer:
     """Answer to a prompt. ``base``: that of the base model, with ``compare``; ``finished``: whether it ended within the limit."""
 
@@ -54,35 +37,6 @@ class Answer:
     text: str
     finished: bool
     base: str | None = None
-
-
-def plan(
-    recipe: RecipeSource,
-    *,
-    overrides: Sequence[str] = (),
-    train_dataset: Dataset | None = None,
-    eval_dataset: Dataset | None = None,
-    model: PreTrainedModel | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    strict: bool = False,
-    verbose: bool = False,
-) -> PlannedTraining:
-    """Decide every value of a recipe on this machine, and estimate memory and time; weights are not downloaded.
-
-    The arguments are those of ``train``. Raises RecipeError, UsageError, HubError.
-    """
-    from orpo_cli.report.estimate_view import estimate_document
-    from orpo_cli.workflows.plan import build_plan
-
-    with console_of_call(verbose) as console:
-        saved = save_objects(train_dataset, eval_dataset, model, tokenizer)
-        loaded = resolve_recipe(recipe, overrides, strict=strict, saved=saved)
-        with naming_datasets(saved):
-            result = build_plan(loaded, console, to_train=False, strict=strict)
-        inputs = result.estimate_inputs
-        estimate = None if inputs is None else estimate_document(result.plan, inputs, compare=False)
-    warnings = (name_dataset(each, saved) for each in (*loaded.warnings, *result.warnings))
-    return PlannedTraining(result.plan, estimate, tuple(warnings))
 
 
 def evaluate(
@@ -108,10 +62,8 @@ def evaluate(
     from orpo_cli.training.packed_scoring import make_scorer
 
     with console_of_call(verbose) as console, _in_eval_mode(model):
-        source = data if data is None or isinstance(data, str | Path) else save_dataset(data)
-        saved = (
-            {} if source is None or source is data else {"": SavedObject(Path(source), "data", "a Dataset in memory")}
-        )
+        saved = {} if data is None or isinstance(data, str | Path) else {"": save_dataset(data, "data")}
+        source = saved[""].path if saved else data
         target = _open_target(model, tokenizer, console)
         with naming_datasets(saved):
             pairs = load_held_out_pairs(

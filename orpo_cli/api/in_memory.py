@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from orpo_cli.cache_dir import cache_dir
 from orpo_cli.cache_entry import cached_entry
 from orpo_cli.errors import UsageError
-from orpo_cli.memory_dataset import DATA_FILE, memory_dataset_folder
+from orpo_cli.memory_dataset import memory_dataset_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,30 +29,41 @@ class SavedObject(NamedTuple):
     kind: str
 
 
-def save_dataset(dataset: Dataset) -> Path:
+def save_dataset(dataset: Dataset, argument: str) -> SavedObject:
     """The Parquet file with the rows of ``dataset``. Raises UsageError for another type, OSError where it cannot be written."""
     import datasets
 
     if not isinstance(dataset, datasets.Dataset):
-        remedy = (
-            "Choose one split of it."
-            if isinstance(dataset, dict)
-            else "Build it with datasets.Dataset.from_list(rows)."
-        )
-        raise UsageError(f"a {type(dataset).__name__} is not a datasets.Dataset.", remedy=remedy)
+        kind = type(dataset).__name__
+        remedy = "Choose one split of it." if isinstance(dataset, dict) else _builders(argument).get(kind)
+        remedy = remedy or f"{argument}=datasets.Dataset.from_list(rows) builds one of a list of rows."
+        raise UsageError(f"{argument}: a {kind} is not a datasets.Dataset.", remedy=remedy)
     plain = dataset.flatten_indices() if dataset._indices is not None else dataset
-    digest = hashlib.sha256(str(plain.features).encode())
+    digest = hashlib.sha256(f"{argument} {plain.features}".encode())
     for batch in plain.with_format("arrow").iter(batch_size=1000):
         digest.update(json.dumps(batch.to_pylist(), default=repr, ensure_ascii=False).encode())
-    entry = memory_dataset_folder(cache_dir(), digest.hexdigest(), len(dataset))
-    cached_entry(entry, lambda folder: _write_parquet(plain, folder), lambda _: None, what="writes the same dataset")
-    return entry / DATA_FILE
+    file = memory_dataset_file(cache_dir(), digest.hexdigest(), len(dataset), argument)
+    cached_entry(
+        file.parent,
+        lambda folder: _write_parquet(plain, folder / file.name),
+        lambda _: None,
+        what="writes the same dataset",
+    )
+    return SavedObject(file, argument, "a Dataset in memory")
 
 
-def _write_parquet(dataset: Dataset, folder: Path) -> None:
+def _write_parquet(dataset: Dataset, file: Path) -> None:
     import pyarrow.parquet
 
-    pyarrow.parquet.write_table(dataset.with_format("arrow")[:], folder / DATA_FILE)
+    pyarrow.parquet.write_table(dataset.with_format("arrow")[:], file)
+
+
+def _builders(argument: str) -> dict[str, str]:
+    """The call that builds a dataset, by the name of the type that it is built of."""
+    return {
+        "DataFrame": f"Build it: {argument}=datasets.Dataset.from_pandas(df, preserve_index=False).",
+        "IterableDataset": f"Build it: {argument}=datasets.Dataset.from_list(list(ds.take(1000))), or name its source in the recipe.",
+    }
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> Path:
@@ -124,6 +135,5 @@ def save_objects(
         saved["model.model_name_or_path"] = SavedObject(save_model(model, tokenizer), "model", "a model in memory")
     for key, dataset in (("train", train_dataset), ("eval", eval_dataset)):
         if dataset is not None:
-            found = SavedObject(save_dataset(dataset), f"{key}_dataset", "a Dataset in memory")
-            saved[f"dataset.{key}"] = found
+            saved[f"dataset.{key}"] = save_dataset(dataset, f"{key}_dataset")
     return saved

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from orpo_cli.api.messages import messages_for_python
 from orpo_cli.library_messages import OPTIONAL_KERNELS, ignore_developer_warnings
 from orpo_cli.report.console import Console
 from orpo_cli.run_log import run_log
@@ -16,8 +17,12 @@ _calls: list[None] = []  # an entry for each call that goes on, in any thread
 
 @contextmanager
 def console_of_call(verbose: bool) -> Iterator[Console]:
-    """The console of one call: it prints what the command prints, or nothing. The libraries are quiet."""
+    """The console of one call: it prints what the command prints, or nothing. The libraries are quiet.
+
+    An OrpoError that leaves the call names arguments and functions of Python.
+    """
     with ExitStack() as stack:
+        stack.enter_context(messages_for_python())
         stack.enter_context(_environment("TRL_EXPERIMENTAL_SILENCE", "1"))
         stack.enter_context(warnings.catch_warnings())
         ignore_developer_warnings()

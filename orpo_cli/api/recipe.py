@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orpo_cli.api.arguments import Overrides, override_texts
 from orpo_cli.api.in_memory import SavedObject
+from orpo_cli.api.messages import messages_for_python
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.placeholders import load_complete_recipe
@@ -35,8 +37,8 @@ class Recipe:
         self._loaded = _load(sections, (), strict=False)
 
     @classmethod
-    def load(cls, source: str | Path, *, overrides: Sequence[str] = (), strict: bool = False) -> Recipe:
-        """The recipe of a file, or the shipped recipe of this name, with ``section.key=value`` overrides.
+    def load(cls, source: str | Path, *, overrides: Overrides = (), strict: bool = False) -> Recipe:
+        """The recipe of a file, or the shipped recipe of this name, with overrides as for ``train``.
 
         ``strict``: warnings are errors. Raises UsageError where there is no such recipe, RecipeError where it is invalid.
         """
@@ -79,13 +81,14 @@ RecipeSource = Recipe | str | Path | Mapping[str, Any]
 
 
 def resolve_recipe(
-    source: RecipeSource, overrides: Sequence[str], *, strict: bool, saved: Mapping[str, SavedObject]
+    source: RecipeSource, overrides: Overrides, *, strict: bool, saved: Mapping[str, SavedObject]
 ) -> LoadedRecipe:
     """The loaded recipe of any kind of source, with ``overrides`` after those that it has already.
 
     ``saved``: objects by the key of the recipe whose value they replace. A dataset has the options of the source that it replaces,
     such as ``columns``. Raises as ``Recipe.load``, and UsageError where it replaces several sources with different options.
     """
+    overrides = override_texts(overrides)
     if isinstance(source, Recipe):
         if not overrides and not saved and not strict:
             return source._loaded
@@ -134,8 +137,9 @@ def _source_options(node: Node | None, key: str, argument: str) -> dict[str, Any
     return options[0] if options else {}
 
 
-def _load(source: str | Path | Mapping[str, Any], overrides: Sequence[str], *, strict: bool) -> LoadedRecipe:
-    return load_complete_recipe(_recipe_file(source), overrides, strict=strict, in_memory={})
+@messages_for_python()
+def _load(source: str | Path | Mapping[str, Any], overrides: Overrides, *, strict: bool) -> LoadedRecipe:
+    return load_complete_recipe(_recipe_file(source), override_texts(overrides), strict=strict, in_memory={})
 
 
 def _recipe_file(source: str | Path | Mapping[str, Any]) -> RecipeFile:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.api import functions
+from orpo_cli.api.messages import in_python, messages_for_python
+from orpo_cli.errors import Problem
 from orpo_cli.planning.plan import Plan
 from orpo_cli.rundir import RunDir
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 class Run:
     """A run, finished or not. ``path``: its directory. Raises UsageError where there is no run."""
 
+    @messages_for_python()
     def __init__(self, path: str | Path) -> None:
         self.rundir = RunDir.open(path)
 
@@ -32,7 +35,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """``finished``, ``running``, ``interrupted`` or ``failed``."""
+        """``running``, ``finished``, ``interrupted``, ``failed``, or ``killed`` where its process ended without a record."""
         return self.rundir.status()
 
     @property
@@ -51,11 +54,18 @@ class Run:
         return self.rundir.read_run()
 
     @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """Warnings about the recipe, the plan, the data and the run, from run.json. They have ``code`` and ``message``."""
+        found = self.record.get("warnings", [])
+        return tuple(Problem(each["code"], in_python(each["message"]), severity="warning") for each in found)
+
+    @property
     def evaluation(self) -> dict[str, Any]:
         """evaluation.json, which ``evaluate`` writes; empty before."""
         return self.rundir.read_evaluation()
 
     @property
+    @messages_for_python()
     def result(self) -> Path:
         """Folder of the adapter or the model. Raises UsageError before the training has finished."""
         return self.rundir.result()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orpo_cli.data.dedup_and_split import find_duplicates
-from orpo_cli.data.report import length_stats
+from orpo_cli.data.report import DataReport, length_stats
 from orpo_cli.data.table import PARTS, PairTable
+from orpo_cli.errors import Problem
 
 if TYPE_CHECKING:
     from orpo_cli.data.table import Numbers
@@ -119,6 +121,18 @@ def audit(table: PairTable, max_length: int) -> Audit:
         tokens=int((prompt + chosen + rejected).sum()),
         tokens_of_two_passes=int((2 * prompt + chosen + rejected).sum()),
     )
+
+
+def data_warnings(tables: Mapping[str, PairTable], report: DataReport) -> list[Problem]:
+    """What the report and the audits of ``tables`` (by part) warn of."""
+    found = [warning for source in report.sources for warning in source.warnings()]
+    for part, table in tables.items():
+        prompt, chosen, rejected = (table.full_token_counts(name) for name in PARTS)
+        if cut := truncation(prompt + np.maximum(chosen, rejected), report.max_length).warning:
+            found.append(Problem("pairs-truncated", cut, f"dataset.{part}", severity="warning"))
+        if bias := length_bias(chosen, rejected).warning:
+            found.append(Problem("length-predicts-preference", bias, f"dataset.{part}", severity="warning"))
+    return found
 
 
 def _bin_edges(shortest: int, longest: int) -> Numbers:

@@ -25,6 +25,7 @@ from orpo_cli.data.sources.files import is_data_file
 from orpo_cli.data.table import COMPLETIONS, PARTS, PairTable, column_numbers
 from orpo_cli.data.turns import row_of_pair
 from orpo_cli.errors import DataError, UsageError
+from orpo_cli.memory_dataset import argument_of
 from orpo_cli.recipe.schema import DatasetSection, EvalSplit, Source
 from orpo_cli.redaction import redact
 
@@ -290,8 +291,13 @@ class _DatasetBuilder:
 def _row_labels(sources: list[Source]) -> dict[str, str]:
     """Start of the row names of each path: the file's name, or the full path where two files share a name.
 
+    For a dataset in memory, the argument that gave it.
+
     Without the password and the query of a URL, because row names are written to reports and to the cache.
     """
     paths = {source.path: redact(re.sub(r"^(https?://[^?#]*)[?#].*", r"\1", source.path)) for source in sources}
-    names = {path: PurePath(shown).name if is_data_file(shown) else shown for path, shown in paths.items()}
+    names = {
+        path: argument_of(path) or (PurePath(shown).name if is_data_file(shown) else shown)
+        for path, shown in paths.items()
+    }
     return {path: paths[path] if list(names.values()).count(name) > 1 else name for path, name in names.items()}

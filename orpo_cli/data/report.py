@@ -11,6 +11,7 @@ import numpy as np
 
 from orpo_cli.data.filters import REASONS, REMEDIES
 from orpo_cli.data.pair import RowRejected
+from orpo_cli.errors import Problem
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -121,6 +122,24 @@ class SourceReport:
             f"{count:,} {reason}: {REASONS[reason]}; {', '.join(self.examples[reason])}"
             for reason, count in self.dropped.most_common()
         ]
+
+    def warnings(self) -> list[Problem]:
+        """A warning about the dropped rows, and one for each note of ``WARNINGS``."""
+        found = []
+        if self.dropped:
+            text = f"{self.dropped.total():,} of {self.rows_read:,} rows are dropped: {'; '.join(self.drop_lines())}."
+            remedies = dict.fromkeys(remedy for reason in self.dropped for remedy in self.remedies_of(reason))
+            found.append(self._warning("rows-dropped", text, " ".join(remedies)))
+        return found + [
+            self._warning("rows-rendered-otherwise", f"{count:,} rows {NOTES[note]}")
+            for note, count in self.notes.items()
+            if note in WARNINGS
+        ]
+
+    def _warning(self, code: str, text: str, remedy: str = "") -> Problem:
+        return Problem(
+            code, f"{self.location}: {text}", f"dataset.{self.part}", remedy=remedy or None, severity="warning"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Counts as a JSON object."""

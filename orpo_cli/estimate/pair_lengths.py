@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from orpo_cli.errors import Problem
 from orpo_cli.planning.plan import PlanDraft
 
 
@@ -35,13 +36,14 @@ class PairSize(NamedTuple):
 class PairLengths:
     """Lengths of the training pairs. ``measured``: read from the data; else the longest that the recipe allows.
 
-    ``notes``: what the data report says of the pairs that were read, such as rows of text that become messages. ``held_out``: the
-    number of held-out pairs, where it was counted.
+    ``notes``: what the data report says of the pairs that were read, such as rows of text that become messages. ``warnings``: of
+    these pairs, or that training will refuse the data. ``held_out``: the number of held-out pairs, where it was counted.
     """
 
     pairs: tuple[PairSize, ...]
     measured: bool
     notes: tuple[str, ...] = ()
+    warnings: tuple[Problem, ...] = ()
     held_out: int | None = None
 
     @property

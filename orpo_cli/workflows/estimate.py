@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orpo_cli.errors import DataError, Problem
 from orpo_cli.estimate.memory import Activations, Computation, EstimateInputs, Trace, rough_activations
 from orpo_cli.estimate.pair_lengths import PairLengths, PairSize, worst_case_lengths
 from orpo_cli.library_imports import import_libraries
@@ -50,14 +51,28 @@ def pair_lengths(plan: PlanDraft, source: ModelSource[ModelSection]) -> PairLeng
     dataset, pairs_needed = (
         (_first_pairs(plan.dataset), SAMPLED_PAIRS) if is_sample else (plan.dataset, plan.total_pairs())
     )
-    lengths = cached_lengths(Preparation(dataset, source, plan.training["max_length"], pairs_needed))
-    if lengths is None:  # training reports errors in the data
+    try:
+        lengths = cached_lengths(Preparation(dataset, source, plan.training["max_length"], pairs_needed))
+    except DataError as error:
+        if is_sample:  # the further rows may be usable
+            return worst_case_lengths(plan)
+        return replace(worst_case_lengths(plan), warnings=(data_refused(error),))
+    if lengths is None:  # training reports the error
         return worst_case_lengths(plan)
     if is_sample:
+        first = "among the first pairs: "
         return replace(
-            worst_case_lengths(plan), notes=tuple(f"among the first pairs: {note}" for note in lengths.notes)
+            worst_case_lengths(plan),
+            notes=tuple(f"{first}{note}" for note in lengths.notes),
+            warnings=tuple(replace(each, message=f"{first}{each.message}") for each in lengths.warnings),
         )
     return lengths
+
+
+def data_refused(error: DataError) -> Problem:
+    """The warning of a plan about data that training will refuse."""
+    message = f"{error.message.rstrip('.')}. `orpo train` will refuse it."
+    return Problem("data-refused", message, "dataset", remedy=error.remedy, severity="warning")
 
 
 def _first_pairs(dataset: DatasetPlan) -> DatasetPlan:

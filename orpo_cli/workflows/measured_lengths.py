@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.errors import OrpoError
+from orpo_cli.errors import DataError, OrpoError, Problem
 from orpo_cli.estimate import pair_lengths
 from orpo_cli.estimate.pair_lengths import PairLengths, PairSize
 from orpo_cli.json_cache import code_digest, read_cached, write_cached
@@ -35,7 +35,7 @@ class Preparation:
 
 
 def cached_lengths(preparation: Preparation) -> PairLengths | None:
-    """Lengths of the train pairs, with the notes on them; None where their preparation fails."""
+    """Lengths of the train pairs, with notes and warnings; None where their preparation fails. Raises DataError for bad data."""
     key = _key(preparation)
     found = None if key is None else read_cached(_KIND, key)
     if found is not None:
@@ -43,11 +43,15 @@ def cached_lengths(preparation: Preparation) -> PairLengths | None:
     prepared = _prepare(preparation)
     if prepared is None:
         return None
+    from orpo_cli.data.audit import data_warnings
+
+    tables = {"train": prepared.train} | ({} if prepared.eval is None else {"eval": prepared.eval})
     columns = [prepared.train.token_counts(part).tolist() for part in ("prompt", "chosen", "rejected")]
     value: dict[str, Any] = {
         "pairs": [list(each) for each in zip(*columns, strict=True)],
         "notes": list(prepared.report.train_notes()),
         "held_out": prepared.report.eval_pairs,
+        "warnings": [asdict(each) for each in data_warnings(tables, prepared.report)],
     }
     varies = _DATE in str(prepared.encoder.tokenizer.chat_template)
     # The key again: a file may have changed, or have been downloaded, since it was computed.
@@ -58,7 +62,8 @@ def cached_lengths(preparation: Preparation) -> PairLengths | None:
 
 def _lengths(value: dict[str, Any]) -> PairLengths:
     pairs = tuple(PairSize(*each) for each in value["pairs"])
-    return PairLengths(pairs, measured=True, notes=tuple(value["notes"]), held_out=value["held_out"])
+    warnings = tuple(Problem(**each) for each in value["warnings"])
+    return PairLengths(pairs, measured=True, notes=tuple(value["notes"]), warnings=warnings, held_out=value["held_out"])
 
 
 def _prepare(preparation: Preparation) -> PairTables | None:
@@ -74,6 +79,8 @@ def _prepare(preparation: Preparation) -> PairTables | None:
             note=lambda _: None,
             pairs_needed=preparation.pairs_needed,
         )
+    except DataError:
+        raise
     except OrpoError:
         return None
 

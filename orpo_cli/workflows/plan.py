@@ -55,14 +55,16 @@ def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict
 
 def _check_data(loaded: LoadedRecipe, console: Console, *, strict: bool) -> tuple[Problem, ...]:
     """Warn of local data that training would refuse: a missing file, a format that is not known. ``strict``: an error."""
+    from orpo_cli.workflows.estimate import data_refused
+
     try:
         check_local_data(loaded)
     except DataError as error:
         if strict:
             raise
-        message = f"{error.message} `orpo train` will refuse it."
-        console.warn(f"{message} {error.remedy or ''}".rstrip())
-        return (Problem("data-refused", message, "dataset", remedy=error.remedy, severity="warning"),)
+        refused = data_refused(error)
+        console.warn(f"{refused.message} {error.remedy or ''}".rstrip())
+        return (refused,)
     return ()
 
 

@@ -50,6 +50,15 @@ def prepare_pairs(
     return pairs
 
 
+def record_data(rundir: RunDir, pairs: PreparedData) -> None:
+    """Write the data report, and add what it warns of to the warnings of run.json."""
+    from orpo_cli.data.audit import data_warnings
+
+    rundir.write_data_report(pairs.report.as_dict())
+    for each in data_warnings(pairs.tables, pairs.report):
+        rundir.add_warning(each.code, f"{each.path} {each.message}")
+
+
 def refuse_before_load(
     rundir: RunDir, found: Fingerprints, pairs: PreparedData, weights: BaseDigests, allow_changed: Sequence[Input]
 ) -> None:

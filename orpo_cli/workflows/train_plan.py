@@ -15,7 +15,7 @@ from orpo_cli.report.console import Console
 from orpo_cli.run_attempts import FINISHED
 from orpo_cli.rundir import RunDir
 from orpo_cli.workflows.attempt_end import ending_attempt_on_error, recording_interruption
-from orpo_cli.workflows.run_inputs import accept_inputs, prepare_pairs, refuse_before_load
+from orpo_cli.workflows.run_inputs import accept_inputs, prepare_pairs, record_data, refuse_before_load
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -75,7 +75,7 @@ def train_plan(
                 found["weights"] = weights.result()
             accept_inputs(rundir, found, pairs, checkpoint, console, allow_changed)
             rundir.write_plan(plan)
-            rundir.write_data_report(pairs.report.as_dict())
+            record_data(rundir, pairs)
             if max_pairs is not None:
                 pairs = pairs.shortest(max_pairs)
                 console.note(f"training on the {len(pairs.train)} shortest pairs")

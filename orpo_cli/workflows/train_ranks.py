@@ -22,7 +22,7 @@ from orpo_cli.run_log import run_log
 from orpo_cli.rundir import RunDir
 from orpo_cli.temporary_directory import temporary_directory
 from orpo_cli.workflows.attempt_end import ending_attempt_on_error
-from orpo_cli.workflows.run_inputs import accept_inputs, prepare_pairs, refuse_before_load
+from orpo_cli.workflows.run_inputs import accept_inputs, prepare_pairs, record_data, refuse_before_load
 from orpo_cli.workflows.train_plan import open_push
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def prepare_inputs(
     accept_inputs(rundir, found, pairs, checkpoint, console, allow_changed)
     save_pairs(pairs, folder)
     rundir.write_plan(plan)
-    rundir.write_data_report(pairs.report.as_dict())
+    record_data(rundir, pairs)
     rundir.write_run(fingerprints=found)
 
 

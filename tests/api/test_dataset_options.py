@@ -15,7 +15,7 @@ from orpo_cli.errors import DataError, RecipeError, UsageError
 
 COLUMNS = {"prompt": "question", "chosen": "good", "rejected": "bad"}
 RENAMED = {column: name for name, column in COLUMNS.items()}
-TRAINING = {"max_steps": 1, "per_device_train_batch_size": 2, "max_length": 64}
+TRAINING = {"max_steps": 1, "per_device_train_batch_size": 2, "max_length": 128}
 
 
 @pytest.fixture

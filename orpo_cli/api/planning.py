@@ -1,0 +1,95 @@
+"""Planning in Python: every decided value of a recipe, the estimates, and what its data warns of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from orpo_cli.api.arguments import Overrides
+from orpo_cli.api.dataset_messages import name_dataset, naming_datasets
+from orpo_cli.api.in_memory import SavedObject, save_objects
+from orpo_cli.api.messages import in_python, problem_in_python
+from orpo_cli.api.quiet import console_of_call
+from orpo_cli.api.recipe import RecipeSource, resolve_recipe
+from orpo_cli.errors import Problem
+from orpo_cli.planning.plan import ModelPlan, Plan
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from orpo_cli.model.model_source import ModelSource
+
+
+@dataclass(frozen=True)
+class PlannedTraining:
+    """Plan of a recipe on this machine. ``estimate``: memory in bytes and time in seconds, as ``orpo plan --json`` shows it; None
+    where the model is not known. ``warnings``: values that are probably a mistake, data that ``train`` will refuse, and of local
+    data the rows that are dropped or changed (of files above 4 MB, among the first pairs).
+    """
+
+    plan: Plan
+    estimate: dict[str, Any] | None
+    warnings: tuple[Problem, ...]
+    _model: ModelSource[ModelPlan] = field(repr=False)
+    _saved: dict[str, SavedObject] = field(repr=False)
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """The data report, as data_report.json of a run has it: rows read, kept and dropped, with reasons and examples.
+
+        It prepares all pairs as ``train`` does, which then finds them in the cache; loads the tokenizer and no weights. Raises
+        DataError where ``train`` will refuse the data, HubError.
+        """
+        from orpo_cli.data.prepare import prepare_tables
+        from orpo_cli.model.tokenizer import load_tokenizer
+
+        with console_of_call(verbose=False) as console, naming_datasets(self._saved):
+            tables = prepare_tables(
+                self.plan.dataset,
+                load_tokenizer(self._model, console.note),
+                max_length=self.plan.training["max_length"],
+                max_prompt_length=self.plan.dataset.max_prompt_length,
+                note=console.note,
+                pairs_needed=self.plan.total_pairs(),
+            )
+        return tables.report.as_dict()
+
+    def __repr__(self) -> str:
+        model, count = self.plan.model.model_name_or_path, len(self.warnings)
+        return f"PlannedTraining({self.plan.name!r}, model={model!r}, {count} warning{'s' * (count != 1)})"
+
+
+def plan(
+    recipe: RecipeSource,
+    *,
+    overrides: Overrides = (),
+    train_dataset: Dataset | None = None,
+    eval_dataset: Dataset | None = None,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    strict: bool = False,
+    verbose: bool = False,
+) -> PlannedTraining:
+    """Decide every value of a recipe on this machine, and estimate memory and time; weights are not downloaded.
+
+    The arguments are those of ``train``. Raises RecipeError, UsageError, HubError.
+    """
+    from orpo_cli.report.estimate_view import estimate_document
+    from orpo_cli.workflows.plan import build_plan
+
+    with console_of_call(verbose) as console:
+        saved = save_objects(train_dataset, eval_dataset, model, tokenizer)
+        loaded = resolve_recipe(recipe, overrides, strict=strict, saved=saved)
+        with naming_datasets(saved):
+            result = build_plan(loaded, console, to_train=False, strict=strict)
+        inputs = result.estimate_inputs
+        estimate = None if inputs is None else estimate_document(result.plan, inputs, compare=False)
+    if estimate is not None:
+        estimate["data_notes"] = list(map(in_python, estimate["data_notes"]))
+    warnings = [*loaded.warnings, *result.warnings]
+    if inputs is not None and all(each.code != "data-refused" for each in warnings):
+        warnings += inputs.lengths.warnings
+    found = tuple(problem_in_python(name_dataset(each, saved)) for each in warnings)
+    return PlannedTraining(result.plan, estimate, found, result.source, saved)

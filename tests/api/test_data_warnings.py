@@ -1,0 +1,73 @@
+"""Warnings about the data: those of a plan, and those of the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from support.tiny import pairs, tiny_llama, tiny_tokenizer
+
+from orpo_cli import plan, train
+from orpo_cli.errors import DataError
+
+TEXT = {"prompt": "What is red?", "chosen": "A colour.", "rejected": "A colour."}
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Arguments of a tiny model, with a cache of its own."""
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "cache"))
+    return {"model": tiny_llama(), "tokenizer": tiny_tokenizer()}
+
+
+def recipe(folder: Path) -> dict[str, Any]:
+    training = {"max_steps": 1, "per_device_train_batch_size": 2, "max_length": 128}
+    return {"output_dir": str(folder / "run"), "lora": {"r": 2}, "training": training}
+
+
+def rows(dropped: int) -> datasets.Dataset:
+    """12 pairs, after pairs that are dropped."""
+    good = [{name: row[name][-1]["content"] for name in TEXT} for row in pairs(12)]
+    return datasets.Dataset.from_list([TEXT] * dropped + good)
+
+
+def test_dropped_rows_are_a_warning_of_the_plan_and_of_the_run_and_named_by_their_argument(
+    tmp_path: Path, model: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    objects = {"train_dataset": rows(5), "eval_dataset": rows(1), **model}
+    planned = plan(recipe(tmp_path), **objects)
+    assert planned.estimate is not None
+    assert "`plan(…).data` shows why" in planned.estimate["data_notes"][0]
+    first, second = planned.warnings
+    assert (first.code, first.path, first.severity) == ("rows-dropped", "dataset.train", "warning")
+    assert "5 of 17 rows are dropped: 5 identical: the two completions are identical; train_dataset:1," in first.message
+    assert "1 of 13 rows" in second.message
+    assert "eval_dataset:1." in second.message
+    assert planned.data["dropped"] == {"identical": 6}
+    train_source = planned.data["sources"][0]
+    assert train_source["examples"]["identical"] == ["train_dataset:1", "train_dataset:2", "train_dataset:3"]
+    assert train_source["kept"] == 12
+    run = train(recipe(tmp_path), **objects)
+    assert [each.code for each in run.warnings] == ["rows-dropped", "rows-dropped"]
+    assert run.record["warnings"][0]["message"].endswith(first.message)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_truncated_pairs_are_a_warning(tmp_path: Path, model: dict[str, Any]) -> None:
+    overrides = {"training.max_length": 20}
+    (warning,) = plan(recipe(tmp_path), overrides=overrides, train_dataset=rows(0), **model).warnings
+    assert warning.code == "pairs-truncated"
+    assert "training.max_length=" in warning.message
+
+
+def test_data_without_a_usable_pair_is_a_warning_of_the_plan(tmp_path: Path, model: dict[str, Any]) -> None:
+    nothing = datasets.Dataset.from_list([TEXT] * 3)
+    planned = plan(recipe(tmp_path), train_dataset=nothing, **model)
+    (warning,) = planned.warnings
+    assert warning.code == "data-refused"
+    assert warning.message.startswith("no usable train pair is left of 3 rows")
+    assert warning.message.endswith("`train` will refuse it.")
+    with pytest.raises(DataError, match="no usable train pair is left"):
+        _ = planned.data

@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 from orpo_cli.control_characters import escape_controls
 from orpo_cli.memory_dataset import source_label
+from orpo_cli.model.model_source import PACKAGE_PREFIX
 
 _INLINE = re.compile(r"([\\`*\[\]|])")
 
@@ -32,6 +33,14 @@ def code_span(value: object, *, in_table: bool = False) -> str:
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     mark, space = "`" * (longest + 1), " " if longest else ""
     return f"{mark}{space}{text}{space}{mark}"
+
+
+def base_text(model: str) -> str:
+    """The base model: its id, the name of its file or folder, and the Python package that has it."""
+    if not model.startswith(PACKAGE_PREFIX):
+        return code_span(public_path(model))
+    package, _, file = model.removeprefix(PACKAGE_PREFIX).partition("/")
+    return f"{code_span(PurePath(file).name)} of the Python package {code_span(package.replace('_', '-'))}"
 
 
 def code_block(text: str, language: str = "") -> str:

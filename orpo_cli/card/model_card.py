@@ -12,7 +12,7 @@ from orpo_cli.card import sections
 from orpo_cli.card.base_license import BaseLicense, read_local_license
 from orpo_cli.card.curves import write_curves
 from orpo_cli.card.front_matter import render_front_matter
-from orpo_cli.card.markdown import code_span, escape_text, public_path
+from orpo_cli.card.markdown import base_text, code_span, escape_text
 from orpo_cli.card.run_contents import RunPart
 from orpo_cli.card.usage import usage_section
 from orpo_cli.redaction import redact
@@ -39,7 +39,7 @@ def render_card(
     if isinstance(parts, str):
         parts = (parts,)
     plan, run = rundir.read_plan(), rundir.read_run()
-    base = code_span(public_path(plan.model.model_name_or_path))
+    base = base_text(plan.model.model_name_or_path)
     title = repo_id.partition("/")[2] if repo_id else plan.name
     descriptions = {
         "adapter": f"a LoRA adapter for {base}",

@@ -7,7 +7,7 @@ from typing import Any
 from orpo_cli.card.base_license import BaseLicense, hub_id
 from orpo_cli.card.curves import render_curves
 from orpo_cli.card.front_matter import is_from_hub
-from orpo_cli.card.markdown import code_block, code_span, escape_text, public_path
+from orpo_cli.card.markdown import base_text, code_block, code_span, escape_text, public_path
 from orpo_cli.card.run_contents import CURVES_PATH
 from orpo_cli.merging.merge_record import MergeRecord
 from orpo_cli.planning.plan import Plan
@@ -57,11 +57,13 @@ def results_section(rundir: RunDir, plan: Plan) -> str:
         "step"
     )  # of the best checkpoint, or the last one
     saved = [line for line in evaluations if line.get("step") == saved_step] or evaluations
-    columns |= {_held_out_title(line): line for line in (*evaluations[:1], *saved[-1:])}
-    measured = rundir.read_evaluation()
+    held_out = {_held_out_title(line): line for line in (*evaluations[:1], *saved[-1:])}
+    measured, scored = rundir.read_evaluation(), {}
     for variant, metrics in measured.get("models", {}).items():
-        columns[escape_text(f"{measured.get('pairs')} held-out pairs, {variant}")] = metrics
-    table = _table(columns)
+        same = next((title for title, line in held_out.items() if _has_numbers(line, metrics)), "")
+        title = escape_text(f"{measured.get('pairs')} held-out pairs, {variant}")
+        scored[title] = {**held_out.pop(same, {}), **metrics}
+    table = _table({**columns, **held_out, **scored})
     if not table:
         return ""
     beta = plan.training.get("beta")
@@ -69,6 +71,12 @@ def results_section(rundir: RunDir, plan: Plan) -> str:
     if render_curves(rundir) is not None:
         parts.append(f"![Training curves]({CURVES_PATH})")
     return "\n\n".join(parts)
+
+
+def _has_numbers(line: dict[str, Any], metrics: dict[str, Any]) -> bool:
+    """Whether a line of the training has all numbers of ``metrics``, to the digits that are shown."""
+    names = [name for name in _METRICS if name in metrics]
+    return bool(names) and all(_number(line.get(name)) == _number(metrics[name]) for name in names)
 
 
 def _held_out_title(line: dict[str, Any]) -> str:
@@ -104,7 +112,7 @@ def merge_section(rundir: RunDir) -> str:
         return ""
     packages = ", ".join(f"{name} {record.versions[name]}" for name in ("orpo-cli", "peft") if name in record.versions)
     verdict = record.verdict()
-    return f"## Merge\n\nThe adapter was merged into {code_span(public_path(record.base))} by {escape_text(packages)}, in {record.dtype}. {verdict[0].upper()}{verdict[1:]}."
+    return f"## Merge\n\nThe adapter was merged into {base_text(record.base)} by {escape_text(packages)}, in {record.dtype}. {verdict[0].upper()}{verdict[1:]}."
 
 
 def samples_section(rundir: RunDir) -> str:
@@ -129,8 +137,8 @@ def license_section(plan: Plan, base_license: BaseLicense | None, license_accept
     """License and terms of the base; empty if they are unknown."""
     if base_license is None or (base_license.license is None and not base_license.gated):
         return ""
-    base = public_path(plan.model.model_name_or_path)
-    link = f"[{base}](https://huggingface.co/{base})" if hub_id(plan.model.model_name_or_path) else code_span(base)
+    base = plan.model.model_name_or_path
+    link = f"[{base}](https://huggingface.co/{base})" if hub_id(base) else base_text(base)
     sentences = []
     if base_license.license:
         name = code_span(base_license.license_name or base_license.license)

@@ -56,12 +56,13 @@ model = AutoModelForCausalLM.from_pretrained({arguments}, dtype="auto")
 model = PeftModel.from_pretrained(model, {json.dumps(name, ensure_ascii=False)}{argument})
 tokenizer = AutoTokenizer.from_pretrained({json.dumps(name, ensure_ascii=False)}{argument})"""
     code = _python(load, _has_chat_template(rundir, "adapter"))
-    copy = (
-        " (the base is not on the hub: replace the path by that of your copy of the base)"
-        if _is_on_this_machine(plan)
-        else ""
-    )
-    return f"The adapter on its base, with peft{copy}:\n\n{code}"
+    notes = []
+    if _is_on_this_machine(plan):
+        notes.append("the base is not on the hub: replace the path by that of your copy of the base")
+    if base.endswith(".gguf"):
+        notes.append("transformers reads a .gguf file with the package gguf: `pip install gguf`")
+    remarks = f" ({'; '.join(notes)})" if notes else ""
+    return f"The adapter on its base, with peft{remarks}:\n\n{code}"
 
 
 def _base_to_load(plan: Plan) -> str:

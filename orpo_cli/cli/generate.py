@@ -71,6 +71,8 @@ def command(
 ) -> None:
     """Answer prompts: those given, or prompts from the held-out pairs of the run.
 
+    The prompts have the tokens of the training.
+
     [bold]Examples[/bold]
 
       orpo generate runs/quickstart --compare

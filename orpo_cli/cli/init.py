@@ -49,6 +49,8 @@ def command(
 ) -> None:
     """Write a new recipe, with comments on the usual values.
 
+    `orpo plan` shows the values that it leaves open.
+
     [bold]Examples[/bold]
 
       orpo init

@@ -21,6 +21,10 @@ class _RecipesGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        (name,) = (each for each in self.commands["show"].params if each.name == "name")
+        return [*super().shell_complete(ctx, incomplete), *name.shell_complete(ctx, incomplete)]
+
 
 app = typer.Typer(rich_markup_mode="rich", cls=_RecipesGroup)
 
@@ -66,6 +70,8 @@ def show(
     ],
 ) -> None:
     """Print a shipped recipe.
+
+    orpo recipes NAME does the same.
 
     [bold]Examples[/bold]
 

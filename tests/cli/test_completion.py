@@ -95,6 +95,8 @@ line "orpo plan mine.yaml --set model.dty"
 line "orpo plan mine.yaml --set model.dtype=bf"
 line "orpo eval runs/"
 line "orpo train mine.yaml --resume a"
+line "orpo recipes quick"
+line "orpo recipes sh"
 """
     done = subprocess.run(
         ["bash", "--norc", "-c", fake + script + program],
@@ -105,5 +107,14 @@ line "orpo train mine.yaml --resume a"
         check=True,
     )
     lines = done.stdout.splitlines()
-    assert lines == ["mine.yaml", "nospace", "model.dtype=", "bfloat16", "runs/first,runs/second", "auto"]
+    assert lines == [
+        "mine.yaml",
+        "nospace",
+        "model.dtype=",
+        "bfloat16",
+        "runs/first,runs/second",
+        "auto",
+        "quickstart",
+        "show",
+    ]
     assert done.stderr == ""

@@ -45,6 +45,14 @@ def test_the_results_have_the_metrics_of_orpo_eval(run):
     assert "0.875 | 0.5 | 0.9 |" in card
 
 
+def test_an_evaluation_with_the_numbers_of_the_training_is_one_column(run):
+    models = {"base": {"rewards/accuracies": 0.5}, "tuned": {"rewards/accuracies": 0.875}}
+    run.evaluation.write_text(json.dumps({"pairs": 60, "models": models}))
+    card = render_card(run, parts="adapter")
+    assert "| | step 1 | step 2 | 60 held-out pairs, base | 60 held-out pairs, tuned |" in card
+    assert "| `loss` | 2.5 | 1.5 |  | 1.6 |" in card
+
+
 def test_samples_show_both_models_and_can_be_omitted(run):
     answers = [
         {"prompt": f"Question {number}?", "base": {"text": "```\nfence"}, "tuned": {"text": "x" * 2000}}
@@ -107,6 +115,8 @@ def test_a_gguf_base_is_loaded_as_transformers_loads_it(tmp_path, run):
     card = render_card(make_card_run(tmp_path / "gguf", model=section), parts="adapter")
     assert 'AutoModelForCausalLM.from_pretrained("path/to", gguf_file="Tiny-1B.Q4_1.gguf", dtype="auto")' in card
     assert "merge it into its base first" in card
+    assert "A LoRA adapter for `Tiny-1B.Q4_1.gguf` of the Python package `a-package`, trained" in card
+    assert "`pip install gguf`" in card
     with pytest.raises(OSError, match=r"Tiny-1B\.Q4_1\.gguf"):  # it looks for this file in this folder
         AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="Tiny-1B.Q4_1.gguf", dtype="auto")
 

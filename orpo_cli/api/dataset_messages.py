@@ -14,6 +14,7 @@ from orpo_cli.errors import DataError, Problem
 from orpo_cli.memory_dataset import ARGUMENTS
 
 _COLUMNS = re.compile(r"`columns: (\{.*?\})`")
+_RENAMED = re.compile(r"Rename these columns of the file: (.+?)\.(?= A run )")
 _IN_RECIPE = " below the path of the source in the recipe"
 _FIRST_ROW = re.compile(rf" \((rows from ({'|'.join(ARGUMENTS)}):\d+|its first rows)\)")
 
@@ -49,11 +50,12 @@ def _named(message: str, remedy: str | None, saved: Mapping[str, SavedObject]) -
 
 
 def _remedy(remedy: str, key: str, argument: str) -> str:
+    if not key and (found := _RENAMED.search(remedy)):  # no recipe, so no mapping
+        names = dict(re.findall(r"(?:^|, )(.+?) to (\w+)(?=, |$)", found[1]))
+        return remedy.replace(found[0], f"Write `{argument}=ds.rename_columns({names!r})`.")
     found = _COLUMNS.search(remedy)
-    if found is None:
+    if found is None or not key:
         return remedy
     names = {name: column for column, name in yaml.safe_load(found[1]).items()}
     renamed = f"`{argument}=ds.rename_columns({names!r})`"
-    if not key:
-        return remedy.replace(_IN_RECIPE, "").replace(found[0], renamed)
     return f"{remedy.replace(_IN_RECIPE, f' in {key} of the recipe')} Or rename them: {renamed}."

@@ -131,7 +131,7 @@ class SourceReport:
             remedies = dict.fromkeys(remedy for reason in self.dropped for remedy in self.remedies_of(reason))
             found.append(self._warning("rows-dropped", text, " ".join(remedies)))
         return found + [
-            self._warning("rows-rendered-otherwise", f"{count:,} rows {NOTES[note]}")
+            self._warning("doubtful-rows", f"{count:,} rows {NOTES[note]}")
             for note, count in self.notes.items()
             if note in WARNINGS
         ]

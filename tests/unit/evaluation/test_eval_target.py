@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,9 @@ def test_a_run_keeps_its_chat_template(tmp_path: Path) -> None:
 
 def test_a_bare_adapter_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     run = make_eval_run(tmp_path)
+    copied = shutil.copytree(run.adapter, tmp_path / "copied")  # in its place it names the run
     with pytest.raises(UsageError, match="LoRA adapter without its base") as caught:
-        open_target_quietly(run.adapter)
+        open_target_quietly(copied)
     assert "orpo merge" in str(caught.value.remedy)
 
 

@@ -12,7 +12,7 @@ import pytest
 from transformers import LlamaConfig
 
 from orpo_cli.cli.reexec import GLIBC_VALUE, GLIBC_VARIABLE
-from orpo_cli.estimate.memory import HEAP_OVERHEAD, Computation
+from orpo_cli.estimate.memory import CHECKPOINTED_HEAP_OVERHEAD, HEAP_OVERHEAD, Computation
 from orpo_cli.estimate.pair_lengths import PairSize
 from orpo_cli.recipe.schema import LoraSection
 from orpo_cli.training.memory_trace import MemoryTracer
@@ -30,12 +30,16 @@ from test_allocator import CONFIG, PAIR, heap_bytes
 from transformers import LlamaConfig, LlamaForCausalLM
 from orpo_cli.training.allocator import keep_freed_memory, reserve_small_chunks
 from orpo_cli.training.memory_trace import _pair
+from orpo_cli.training.out_of_memory import enable_checkpointing
 
 torch.manual_seed(0)
 model = with_adapter(LlamaForCausalLM(LlamaConfig(**CONFIG)).train(), True, r=16, target_modules="all-linear")
 assert keep_freed_memory()
-if sys.argv[1] == "reserve":
+if sys.argv[1] != "none":
     assert reserve_small_chunks()
+if sys.argv[1] == "checkpoint":
+    model.get_base_model().enable_input_require_grads()
+    enable_checkpointing(model.get_base_model())
 packed_step(model, [_pair(0, type(PAIR)(8, 8, 8))])  # afterwards gradients are in memory
 before = heap_bytes()
 loss, _, _ = packed_step(model, [_pair(0, PAIR)])
@@ -77,6 +81,17 @@ def test_a_step_takes_the_estimated_memory_only_with_reserved_chunks() -> None:
     assert traced.total <= reserved < HEAP_OVERHEAD * traced.total
     assert reserved < not_reserved  # 1.15 and 1.34 times the traced bytes, where this was written
     assert loss == other_loss
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="measures glibc's heap")
+def test_a_checkpointed_step_takes_the_estimated_memory() -> None:
+    traced = MemoryTracer(LlamaConfig(**CONFIG), Computation("float32", lora=LoraSection(r=16), checkpointing=True))(
+        [PAIR]
+    )
+    grown, loss = heap_growth("checkpoint")
+    estimated = HEAP_OVERHEAD * traced.total + CHECKPOINTED_HEAP_OVERHEAD * traced.kept
+    assert HEAP_OVERHEAD * traced.total < grown < 1.15 * estimated
+    assert loss == heap_growth("reserve")[1]
 
 
 ARENAS = """

@@ -125,6 +125,7 @@ def _prompt_of(row: Row, chosen: Any) -> Any:
     messages = _messages_before(row, chosen)
     if messages is None:
         return row.get("prompt")
+    read_messages(messages, "messages", "user")  # an error names the position in the whole list
     ends_in_chosen = read_messages(messages[-1:], "messages", "user") == read_completion(chosen, "chosen")
     return messages[:-1] if ends_in_chosen else messages
 

@@ -53,3 +53,11 @@ def test_an_unknown_role_names_all_known_roles(tmp_path: Path) -> None:
     assert "format:" not in str(found.remedy)
     kept = prepared(tmp_path, [*rows, SYSTEM_ROWS["messages"]]).report.sources[0].lines()
     assert any("Known roles: system, developer" in line and "tool_call" in line for line in kept)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_message_before_the_completions_is_named_by_its_place_in_the_row(tmp_path: Path, position: int) -> None:
+    messages = [{"role": role, "content": ASK} for role in ("system", "user", "user")][: max(2, position + 1)]
+    messages[position] = {"role": "alien", "content": ASK}
+    found = data_error(tmp_path, [{"messages": messages, "chosen": [CHOSEN], "rejected": [REJECTED]}])
+    assert f"messages[{position}] has the role 'alien'" in found.message

@@ -90,6 +90,7 @@ def plan(
         estimate["data_notes"] = list(map(in_python, estimate["data_notes"]))
     warnings = [*loaded.warnings, *result.warnings]
     if inputs is not None and all(each.code != "data-refused" for each in warnings):
-        warnings += inputs.lengths.warnings
+        known = {(each.code, each.path) for each in warnings}
+        warnings += [each for each in inputs.lengths.warnings if (each.code, each.path) not in known]
     found = tuple(problem_in_python(name_dataset(each, saved)) for each in warnings)
     return PlannedTraining(result.plan, estimate, found, result.source, saved)

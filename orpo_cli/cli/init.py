@@ -84,7 +84,7 @@ def command(
     console.result(f"wrote {path}")
     if data and source:
         console.note(
-            f"The values of training are those of {source.name}, chosen for its own data: look at learning_rate, num_train_epochs and max_length."
+            f"The values of training are those of {source.name}, chosen for its own data: look at learning_rate, beta, num_train_epochs and max_length."
         )
     if not data and not source and not Path("pairs.jsonl").exists():
         console.note(

@@ -12,7 +12,6 @@ from typing import Any
 
 from orpo_cli.control_characters import one_line
 from orpo_cli.estimate.memory import EstimateInputs
-from orpo_cli.estimate.pair_lengths import PairLengths
 from orpo_cli.estimate.parameter_counts import count_trained_by_adapter
 from orpo_cli.memory_dataset import source_label
 from orpo_cli.planning.model_facts import ModelFacts
@@ -88,12 +87,6 @@ def plan_summary(
     ]
 
 
-def data_notes(lengths: PairLengths) -> tuple[str, ...]:
-    """What was noted of the pairs, and whether many train pairs are truncated, which a value of the recipe changes."""
-    truncated = (each for each in lengths.warnings if (each.code, each.path) == ("pairs-truncated", "dataset.train"))
-    return (*lengths.notes, *(f"warning: {each.message}" for each in truncated))
-
-
 def _entries(
     plan: Plan,
     values: dict[str, Any],
@@ -110,7 +103,7 @@ def _entries(
     steps = planned_steps(plan, count)
     yield "model", [short_path(values["model"]["model_name_or_path"]), ", ".join(_model(plan, facts))]
     yield "method", [_method(plan, facts)]
-    notes = data_notes(inputs.lengths) if inputs is not None and screen.has_data_notes else ()
+    notes = inputs.lengths.notes if inputs is not None and screen.has_data_notes else ()
     held_out = inputs.lengths.held_out if inputs is not None else None
     yield "data", [_sources(values["dataset"], held_out), _lengths(plan, inputs if measured else None, count), *notes]
     schedule = describe_schedule(plan, steps, count, done, measured=measured)

@@ -29,7 +29,7 @@ from orpo_cli.statistics import Interval, wilson_interval
 Record = dict[str, Any]
 TRAIN, EVAL, EVENT = "train", "eval", "event"  # kinds of lines in metrics.jsonl
 SAVED = "saved"
-OF_ORPO_EVAL = ("base", "tuned")  # models in evaluation.json
+OF_ORPO_EVAL = ("base", "tuned", "change")  # in evaluation.json: models, and the tuned one compared with its base
 STOPPED = "stopped"  # status of a trial, as in sweep.json
 MARGIN = "margin"
 # Short names of metrics, beside those that TRL logs.
@@ -247,7 +247,7 @@ class RunHistory:
         """The values of a metric, each with the record that it is from (``step``, ``elapsed``, ``pairs``, …).
 
         Names: ``loss``, ``rewards/margins`` of the logged steps (also ``train.loss``); ``eval.loss``, ``eval.accuracy`` of the
-        evaluations (also ``eval_loss``); ``saved.accuracy`` of the evaluation of the saved weights; ``base.accuracy``, ``tuned.accuracy`` of `orpo eval`; ``run.steps``, ``run.seconds``
+        evaluations (also ``eval_loss``); ``saved.accuracy`` of the evaluation of the saved weights; ``base.accuracy``, ``tuned.accuracy``, ``change.margin_low`` of `orpo eval`; ``run.steps``, ``run.seconds``
         and the other numbers of run.json. ``margin`` is the margin in log-probability, chosen minus rejected in nats per token:
         other than ``rewards/margins`` it does not have the factor beta, so that runs of different beta can be compared.
         """
@@ -287,9 +287,19 @@ class RunHistory:
             return self.evaluations
         if source == SAVED:
             return [self.saved_eval]
+        if source == "change":
+            return [self._change_of_orpo_eval()]
         if source in OF_ORPO_EVAL:
             return [object_or_empty(object_or_empty(self.evaluation.get("models")).get(source))]
         return [self.run] if source == "run" else []
+
+    def _change_of_orpo_eval(self) -> Record:
+        """The change of each metric from base to tuned, and the 95% interval of that of the margin, without beta."""
+        change, beta = object_or_empty(self.evaluation.get("change")), self.evaluation.get("beta")
+        interval = object_or_empty(change.get("intervals")).get("rewards/margins")
+        if not isinstance(interval, list) or not is_number(beta) or not beta or not all(map(is_number, interval)):
+            return change
+        return {**change, **dict(zip(("margin_low", "margin_high"), (end / beta for end in interval), strict=False))}
 
     @cached_property
     def _lines(self) -> list[str]:

@@ -37,7 +37,8 @@ def _entries(history: RunHistory) -> Iterator[tuple[str, str]]:
         yield "trained on", ", ".join(filter(None, amounts))
     first = history.train[0] if history.train else {}
     if (start := metric_value(first, "loss")) is not None and (end := metric_value(last, "loss")) is not None:
-        yield "loss", f"{start:.4f} at step {first['step']} → {end:.4f} at step {last['step']}"
+        other = ", each of other pairs: compare the held-out ones" if history.evals else ""
+        yield "loss", f"{start:.4f} at step {first['step']} → {end:.4f} at step {last['step']}{other}"
         if terms := _loss_terms(history, first, last):
             yield " ", f"of which {terms}"
     best, final = history.best_eval, history.last_eval
@@ -109,7 +110,7 @@ def next_commands(history: RunHistory, commands: dict[str, str], width: int | No
 
 
 def _accuracy(history: RunHistory, name: str, record: dict[str, Any]) -> str:
-    """``last, step 32: accuracy 0.81 [0.70, 0.89], margin 0.4321 without beta``."""
+    """``last, step 32: accuracy 0.81 [0.70, 0.89], margin 0.4321 without beta, loss 2.1234``."""
     accuracy, margin = (metric_value(record, each, "eval_") for each in ("accuracy", MARGIN))
     if accuracy is None:
         return ""
@@ -118,7 +119,9 @@ def _accuracy(history: RunHistory, name: str, record: dict[str, Any]) -> str:
     text += "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
     pairs = record.get("eval_pairs")
     text += f" of {pairs:.0f} pairs" if is_number(pairs) else ""
-    return text if margin is None else f"{text}, margin {margin:.4f} without beta"
+    text += "" if margin is None else f", margin {margin:.4f} without beta"
+    loss = metric_value(record, "loss", "eval_")
+    return text if loss is None else f"{text}, loss {loss:.4f}"
 
 
 def _number(record: dict[str, Any], key: str, form: str) -> str:

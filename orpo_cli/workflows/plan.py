@@ -113,11 +113,19 @@ def _build_plan(
         error = MachineError("\n".join(problem.text() for problem in missing), remedy=explain_hint(missing))
         error.problems = tuple(missing)
         raise error
-    warnings = (*problems, *(replace(each, severity="warning") for each in missing))
+    truncated = _truncation_warnings(loaded, inputs)
+    warnings = (*problems, *(replace(each, severity="warning") for each in missing), *truncated)
     if warnings and strict:
         raise RecipeError(warnings)
     console.problems(warnings)
     return PlanResult(plan, source.with_section(plan.model), warnings, inputs)
+
+
+def _truncation_warnings(loaded: LoadedRecipe, inputs: EstimateInputs | None) -> list[Problem]:
+    """Whether many train pairs are truncated, which a value of the recipe changes. Other facts about the pairs are notes."""
+    found = () if inputs is None else inputs.lengths.warnings
+    truncated = (each for each in found if (each.code, each.path) == ("pairs-truncated", "dataset.train"))
+    return [loaded.source_map.locate_problem(each) for each in truncated]
 
 
 def report_plan(result: PlanResult, console: Console, *, done: int = 0) -> dict[str, Any] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,10 +98,12 @@ def accept_inputs(
         console.note(f"later checkpoints and the metrics until now are moved to {folder}")
 
 
-def record_moves(rundir: RunDir, plan: Plan, source: ModelSource[ModelPlan], console: Console) -> None:
+def record_moves(
+    rundir: RunDir, plan: Plan, source: ModelSource[ModelPlan], console: Console, allow_changed: Sequence[Input]
+) -> None:
     """Write the new paths of a finished run's inputs to plan.json, for the commands that need its base.
 
-    Raises UsageError where their content is another.
+    Raises UsageError where their content is another, InputsChanged where it has changed in the old place.
     """
     from orpo_cli.model.tokenizer import load_tokenizer
     from orpo_cli.model.weight_files import BaseDigests
@@ -110,6 +113,7 @@ def record_moves(rundir: RunDir, plan: Plan, source: ModelSource[ModelPlan], con
 
     found, moved = follow_moves(rundir.read_plan(), plan, recorded_fingerprints(rundir))
     if not moved:
+        _refuse_changed_data(rundir, plan, source, console, allow_changed)
         return
     with BaseDigests(source) as weights:
         tokenizer = load_tokenizer(source, console.note)
@@ -123,3 +127,33 @@ def record_moves(rundir: RunDir, plan: Plan, source: ModelSource[ModelPlan], con
         ) from error
     rundir.write_plan(found)
     console.note(f"{rundir.plan} has the new places of the inputs:\n  " + "\n  ".join(moved))
+
+
+def _refuse_changed_data(
+    rundir: RunDir, plan: Plan, source: ModelSource[ModelPlan], console: Console, allow_changed: Sequence[Input]
+) -> None:
+    """Compare the pairs of a finished run with those of files that have changed since; files that are gone are not needed."""
+    from orpo_cli.model.tokenizer import load_tokenizer
+    from orpo_cli.training.fingerprints import fingerprints, refuse_changed_inputs
+    from orpo_cli.training.resume import recorded_fingerprints
+
+    recorded = set((recorded_fingerprints(rundir).get("data") or {}).get("sources", {}).values())
+    if not recorded or set(_file_digests(plan)) <= recorded:
+        return
+    tokenizer = load_tokenizer(source, console.note)
+    pairs = prepare_pairs(plan, tokenizer, console)
+    for change in refuse_changed_inputs(rundir, fingerprints(tokenizer, pairs), pairs, allow_changed):
+        console.warn(f"accepted: {change.text}")
+
+
+def _file_digests(plan: Plan) -> Iterator[str]:
+    """Digests of the local data files that exist."""
+    from orpo_cli.data.sources.source import open_source
+
+    dataset = plan.dataset
+    for each in (*dataset.train, *(dataset.eval if isinstance(dataset.eval, list) else [])):
+        if each.streaming or not Path(each.path).exists():
+            continue
+        with suppress(DataError, OSError), open_source(each, each.path, lambda _: None) as found:
+            if found.fingerprint is not None:
+                yield found.fingerprint

@@ -92,7 +92,7 @@ def train_recipe(
         record = _attempt_record(loaded, plan, (*loaded.warnings, *planned.warnings))
         if isinstance(recipe, LoadedRecipe):  # a Python program, whose arguments are not those of orpo
             record["command"] = []
-        checkpoint = open_run(rundir, loaded, plan, source, resume, console, record)
+        checkpoint = open_run(rundir, loaded, plan, source, resume, console, record, allow_changed)
         if not rundir.attempt:
             console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
             _write_missing_card(rundir, console)
@@ -167,11 +167,12 @@ def open_run(
     resume: str,
     console: Console,
     record: Mapping[str, Any],
+    allow_changed: Sequence[Input] = (),
 ) -> Path | None:
     """Begin an attempt, of a new run or of the one whose lock is held; the checkpoint to resume from (None: start at step 0).
 
     A finished run with nothing to train has no new attempt. Raises UsageError where the directory is in use, or ``resume``
-    does not fit the run in it. ``record``: fields of run.json.
+    does not fit the run in it, or the data of a finished run have changed. ``record``: fields of run.json.
     """
     from orpo_cli.training.provenance import installed_versions
     from orpo_cli.training.resume import checkpoint_to_resume, restore_later, trains_longer
@@ -199,7 +200,7 @@ def open_run(
                 remedy="Train it longer (training.max_steps), or start a new run: --set output_dir=DIR.",
             )
         if damage is None:
-            record_moves(rundir, plan, source, console)
+            record_moves(rundir, plan, source, console, allow_changed)
             return None
         console.warn(f"the result of {rundir.root} is damaged: {damage}; it is restored")
     checkpoint = checkpoint_to_resume(rundir, plan, resume, console.warn)

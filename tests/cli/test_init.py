@@ -286,7 +286,7 @@ def test_init_from_a_shipped_recipe_has_a_comment_for_columns_that_are_not_found
     monkeypatch.chdir(tmp_path)
     (tmp_path / "votes.jsonl").write_text('{"a": "x y", "b": "z"}\n')
     done = orpo_here("init", "mine", "--from", "quickstart", "--data", "votes.jsonl")
-    assert "look at learning_rate, num_train_epochs and max_length" in done.stderr
+    assert "look at learning_rate, beta, num_train_epochs and max_length" in done.stderr
     text = (tmp_path / "mine.yaml").read_text()
     assert "    # columns: {prompt: question, chosen: good, rejected: bad}" in text
     dataset = yaml.safe_load(text)["dataset"]

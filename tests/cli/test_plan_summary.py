@@ -132,14 +132,6 @@ def test_several_processes_are_in_the_steps_and_the_memory(tmp_path: Path, orpo_
     assert "GB on each of 4 devices: fits" in done.stdout
 
 
-def test_many_truncated_pairs_are_a_warning(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
-    recipe = write_recipe(tmp_path, estimated=False)
-    assert "are truncated" not in orpo_here("plan", recipe).stdout
-    short = ("--set", "training.max_length=32", "--set", "dataset.max_prompt_length=16")
-    done = orpo_here("plan", recipe, *short)
-    assert "of the pairs are longer than max_length 32 and are truncated" in done.stdout
-
-
 FEW = "optimizer steps are few for a fine-tune; "
 
 

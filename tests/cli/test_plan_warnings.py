@@ -28,6 +28,25 @@ def test_warnings_have_line_and_code_and_are_errors_with_strict(
     assert "error: --strict makes warnings errors." in done.stderr
 
 
+def test_many_truncated_pairs_are_a_warning_in_plan_and_train(
+    tmp_path: Path, orpo_here: Callable[..., CommandResult]
+) -> None:
+    recipe = write_recipe(tmp_path, steps=1, estimated=False)
+    assert "are truncated" not in orpo_here("plan", recipe).stderr
+    short = ("--set", "training.max_length=32", "--set", "dataset.max_prompt_length=16")
+    planned = orpo_here("plan", recipe, *short)
+    assert planned.returncode == 0
+    assert "of the pairs are longer than max_length 32 and are truncated" in planned.stderr
+    assert "[pairs-truncated]" in planned.stderr
+    assert orpo_here("plan", recipe, "--strict", *short).returncode == 2
+    trained = orpo_here("train", recipe, *short)
+    assert trained.returncode == 0, trained.stderr
+    assert "[pairs-truncated]" in trained.stderr
+    warnings = json.loads((tmp_path / "run" / "run.json").read_text())["warnings"]
+    assert [each["code"] for each in warnings].count("pairs-truncated") <= 2  # of both parts
+    assert len({json.dumps(each) for each in warnings}) == len(warnings)
+
+
 def test_a_missing_package_is_a_warning_in_plan_and_an_error_in_train(
     tmp_path: Path, orpo_here: Callable[..., CommandResult]
 ) -> None:

@@ -87,6 +87,24 @@ def test_the_same_settings_have_nothing_to_resume(tmp_path: Path, orpo_here: Cal
     assert snapshot(rundir) == before
 
 
+def test_a_finished_run_whose_data_have_changed_is_refused(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    recipe, rundir = finished_run(tmp_path, orpo_here)
+    file = tmp_path / "train.jsonl"
+    rows = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*rows[:-1], "\n", rows[-1].replace('"prompt"', ' "prompt"')]))  # the same pairs
+    same = orpo_here("train", recipe, *RESUME)
+    assert (same.returncode, "nothing to resume" in same.stderr) == (0, True), same.stderr
+    file.write_text("".join([*rows[:-1], rows[-1].replace("It is", "I am sure that it is")]))
+    before = snapshot(rundir)
+    refused = orpo_here("train", recipe, *RESUME, "--quiet")
+    assert refused.returncode == 2
+    assert "train pairs; the first difference is pair" in refused.stderr
+    assert snapshot(rundir) == before
+    accepted = orpo_here("train", recipe, *RESUME, "--allow-changed", "data")
+    assert accepted.returncode == 0
+    assert "accepted: data: " in accepted.stderr
+
+
 def test_a_finished_run_does_not_need_its_data(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
     """A recipe's relative path that names no file is not another setting; a path of another file is."""
     write_recipe(tmp_path)  # the data

@@ -74,8 +74,18 @@ def test_without_evaluations_in_training_those_of_orpo_eval_count(tmp_path: Path
         "base": {"rewards/accuracies": 0.5, "logps/chosen": -3.0, "logps/rejected": -3.5},
         "tuned": {"rewards/accuracies": 0.875, "logps/chosen": -2.0, "logps/rejected": -4.0, "intervals": {}},
     }
-    (run / "evaluation.json").write_text(json.dumps({"data": "held-out", "pairs": 32, "models": models}))
+    change = {
+        "rewards/accuracies": 0.375,
+        "logps/chosen": 1.0,
+        "logps/rejected": -0.5,
+        "intervals": {"rewards/margins": [0.2, 0.4]},
+    }
+    evaluation = {"data": "held-out", "pairs": 32, "beta": 0.2, "models": models, "change": change}
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
     history = read_history(run)
+    assert (history.metric("change.accuracy"), history.metric("change.margin")) == ([0.375], [1.5])
+    assert (history.metric("change.margin_low"), history.metric("change.margin_high")) == ([1.0], [2.0])
+    assert {"change.margin", "change.margin_low"} <= set(history.metric_names())
     assert history.evals == []
     assert (history.base_eval["eval_rewards/accuracies"], history.last_eval["step"]) == (0.5, 20)
     assert history.accuracy_interval(history.last_eval) == wilson_interval(28, 32)

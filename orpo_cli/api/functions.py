@@ -133,7 +133,7 @@ def merge(
     """Merge the adapter of a run, a checkpoint or an adapter folder into its base, and verify the result.
 
     ``output``: default is the ``merged`` folder of the run. ``options``: the other fields of ``MergeRequest``, such as ``dtype``,
-    ``base`` and ``overwrite``. Raises UsageError, MachineError, RunError where the result is wrong.
+    ``base`` and ``overwrite``. Raises UsageError, MachineError, HubError, RunError where the result is wrong.
     """
     from orpo_cli.merging.merge import merge as merge_adapters
     from orpo_cli.merging.merge_target import MergeRequest
@@ -147,7 +147,7 @@ def export(target: str | Path, *formats: str, verbose: bool = False, **options: 
     """Write a trained model as safetensors, GGUF or a bitsandbytes checkpoint, and verify each.
 
     ``formats``: default are those of the recipe. ``options``: the other fields of ``ExportRequest``, such as ``output``, ``dtype``
-    and ``gguf_types``. Raises UsageError, MachineError, RunError.
+    and ``gguf_types``. Raises UsageError, MachineError, HubError, RunError.
     """
     from orpo_cli.exporting.export import export as export_model
     from orpo_cli.exporting.export_request import ExportRequest

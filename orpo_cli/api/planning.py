@@ -74,7 +74,8 @@ def plan(
 ) -> PlannedTraining:
     """Decide every value of a recipe on this machine, and estimate memory and time; weights are not downloaded.
 
-    The arguments are those of ``train``. Raises RecipeError, UsageError, HubError.
+    The arguments are those of ``train``. Raises RecipeError, UsageError, MachineError (such as a package of the model that is
+    not installed) and HubError; with ``strict``, also DataError for data that ``train`` will refuse, which is a warning otherwise.
     """
     from orpo_cli.report.estimate_view import estimate_document
     from orpo_cli.workflows.plan import build_plan

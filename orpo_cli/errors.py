@@ -42,6 +42,10 @@ class Problem:
                 position += f":{self.column}"
         return ": ".join(part for part in (position, self.path) if part)
 
+    def record_text(self) -> str:
+        """Path and message, as run.json has them."""
+        return f"{self.path}: {self.message}" if self.path else self.message
+
     def text(self) -> str:
         """One line for a terminal: location, message, remedy, and the code in brackets."""
         message = f"warning: {self.message}" if self.severity == "warning" else self.message

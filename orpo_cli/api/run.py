@@ -45,7 +45,10 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, float]]:
-        """Lines of metrics.jsonl: a mapping from TRL's metric names to numbers for each logged step and evaluation."""
+        """Numbers of the train and eval lines of metrics.jsonl, by TRL's metric names; an evaluation has ``eval_loss``.
+
+        ``kind``, ``time`` and the events are only in the file.
+        """
         return self.rundir.read_metrics()
 
     @property
@@ -55,7 +58,10 @@ class Run:
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """Warnings about the recipe, the plan, the data and the run, from run.json. They have ``code`` and ``message``."""
+        """Warnings about the recipe, the plan, the data and the run, from run.json. They have ``code`` and ``message``.
+
+        A message starts with the path in the recipe, where there is one: ``dataset.train: …``.
+        """
         found = self.record.get("warnings", [])
         return tuple(Problem(each["code"], in_python(each["message"]), severity="warning") for each in found)
 

@@ -57,7 +57,7 @@ def record_data(rundir: RunDir, pairs: PreparedData) -> None:
 
     rundir.write_data_report(pairs.report.as_dict())
     for each in data_warnings(pairs.tables, pairs.report):
-        rundir.add_warning(each.code, f"{each.path} {each.message}")
+        rundir.add_warning(each.code, each.record_text())
 
 
 def refuse_before_load(

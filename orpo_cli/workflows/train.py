@@ -155,7 +155,7 @@ def _attempt_record(loaded: LoadedRecipe, plan: Plan, warnings: Sequence[Problem
         "command": sys.argv,
         "changed": {**overridden_values(loaded), **(loaded.in_memory or {})},
         "tags": plan.tags,
-        "warnings": [{"code": each.code, "message": f"{each.path} {each.message}".strip()} for each in warnings],
+        "warnings": [{"code": each.code, "message": each.record_text()} for each in warnings],
     }
 
 

@@ -51,7 +51,9 @@ def test_dropped_rows_are_a_warning_of_the_plan_and_of_the_run_and_named_by_thei
     assert train_source["kept"] == 12
     run = train(recipe(tmp_path), **objects)
     assert [each.code for each in run.warnings] == ["rows-dropped", "rows-dropped"]
-    assert run.record["warnings"][0]["message"].endswith(first.message)
+    assert [each["message"] for each in run.record["warnings"]] == [each.message for each in run.warnings]
+    assert run.warnings[0].message.startswith("dataset.train: dataset in memory")
+    assert run.warnings[0].message.endswith(first.message)
     assert capfd.readouterr() == ("", "")
 
 

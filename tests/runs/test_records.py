@@ -229,4 +229,4 @@ def test_warnings_of_the_recipe_are_in_the_record(tmp_path: Path, orpo_here: Cal
     recipe = write_recipe(tmp_path, steps=1, estimated=False, training={"learning_rate": 0.1})
     assert orpo_here("train", recipe).returncode == 0
     warnings = json.loads((tmp_path / "run" / "run.json").read_text())["warnings"]
-    assert [each["code"] for each in warnings if "learning_rate" in each["message"]] != []
+    assert [each["code"] for each in warnings if each["message"].startswith("training.learning_rate: ")] != []

@@ -6,6 +6,8 @@ import hashlib
 import importlib.util
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -50,10 +52,24 @@ def _convert(path: Path, folder: Path) -> None:
             f"{folder.parent}: converting {path.name} needs {needed / 1e9:.1f} GB of disk.",
             remedy="Free some space or point ORPO_CACHE elsewhere.",
         )
-    with explain_load_errors(str(path), "content"):
+    with explain_load_errors(str(path), "content"), gguf_bar_of_transformers():
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     model.hf_quantizer = None  # transformers does not save a model that is marked as quantized
     del model.config.quantization_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def gguf_bar_of_transformers() -> Iterator[None]:
+    """Context in which transformers' bar of the conversion follows ``logging.disable_progress_bar`` like its other bars."""
+    from transformers import modeling_gguf_pytorch_utils
+    from transformers.utils import logging
+
+    original = modeling_gguf_pytorch_utils.tqdm
+    modeling_gguf_pytorch_utils.tqdm = logging.tqdm
+    try:
+        yield
+    finally:
+        modeling_gguf_pytorch_utils.tqdm = original

@@ -9,6 +9,7 @@ from typing import Any
 from orpo_cli.exporting.checks import check_logits
 from orpo_cli.exporting.export_record import Checklist
 from orpo_cli.exporting.reference_logits import ReferenceLogits
+from orpo_cli.model.gguf import gguf_bar_of_transformers
 from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.verify.compare_logits import Difference
 
@@ -98,7 +99,7 @@ def check_weights(
         checklist.remark("logits", f"not compared: transformers does not read {architecture} from GGUF")
         return None
     options = {"dtype": torch.float32, "attn_implementation": attention, "local_files_only": True}
-    with explain_load_errors(str(file)):
+    with explain_load_errors(str(file)), gguf_bar_of_transformers():
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, **options).eval()
     difference = check_logits("logits", model, reference, checklist, TOLERANCE_OF.get(gguf_type, "fewer bits"))
     del model

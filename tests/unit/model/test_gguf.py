@@ -9,6 +9,7 @@ import torch
 from support.tiny_export import gguf_converter, make_model  # noqa: F401
 from transformers import AutoModelForCausalLM
 
+from orpo_cli.api.quiet import console_of_call
 from orpo_cli.errors import MachineError
 from orpo_cli.exporting.export import export
 from orpo_cli.exporting.export_request import ExportRequest
@@ -54,6 +55,16 @@ def test_a_damaged_conversion_is_made_again(gguf_file: Path, tmp_path: Path, mon
         assert convert_gguf_cached(gguf_file, notes.append) == folder
         assert f"{folder} is damaged" in notes.pop()
         assert torch.equal(logits(folder), expected)
+
+
+def test_a_call_of_the_python_interface_shows_no_bar(
+    gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "cache"))
+    with console_of_call(verbose=False):
+        convert_gguf_cached(gguf_file, lambda _: None)
+        export(ExportRequest(make_model(tmp_path / "mine"), tmp_path / "out", formats=["gguf"]))
+    assert "Converting" not in capfd.readouterr().err
 
 
 def test_a_damaged_gguf_file_is_named(gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

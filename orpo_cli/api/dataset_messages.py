@@ -10,11 +10,12 @@ from dataclasses import replace
 import yaml
 
 from orpo_cli.api.in_memory import SavedObject
-from orpo_cli.errors import DataError, Problem
+from orpo_cli.errors import DataError, Problem, RecipeError
 from orpo_cli.memory_dataset import ARGUMENTS
 
 _COLUMNS = re.compile(r"`columns: (\{.*?\})`")
 _RENAMED = re.compile(r"Rename these columns of the file: (.+?)\.(?= A run )")
+_MISSING = re.compile(r"dataset(?:\.(train|eval)(?:\[\d+\])?(?:\.path)?)?")  # path of a missing key
 _IN_RECIPE = " below the path of the source in the recipe"
 _FIRST_ROW = re.compile(rf" \((rows from ({'|'.join(ARGUMENTS)}):\d+|its first rows)\)")
 
@@ -31,6 +32,25 @@ def naming_datasets(saved: Mapping[str, SavedObject]) -> Iterator[None]:
         error.message, error.remedy = _named(error.message, error.remedy, saved)
         error.args = (error.message,)
         raise
+
+
+@contextmanager
+def naming_missing_dataset() -> Iterator[None]:
+    """Context in which a RecipeError about a dataset that the recipe lacks names the argument that can give it."""
+    try:
+        yield
+    except RecipeError as error:
+        problems = [_with_argument(each) for each in error.problems]
+        if tuple(problems) == error.problems:
+            raise
+        raise RecipeError(problems) from None
+
+
+def _with_argument(problem: Problem) -> Problem:
+    found = _MISSING.fullmatch(problem.path) if problem.code == "missing-key" else None
+    if found is None or problem.remedy is None:
+        return problem
+    return replace(problem, remedy=f"{problem.remedy.rstrip('.')}, or give {found[1] or 'train'}_dataset.")
 
 
 def name_dataset(problem: Problem, saved: Mapping[str, SavedObject]) -> Problem:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.api.arguments import Overrides, override_texts
+from orpo_cli.api.dataset_messages import naming_missing_dataset
 from orpo_cli.api.in_memory import SavedObject
 from orpo_cli.api.messages import messages_for_python
 from orpo_cli.errors import UsageError
@@ -96,12 +97,13 @@ def resolve_recipe(
     else:
         file = _recipe_file(source)
     given = _saved_values(file, overrides, saved) if saved else {}
-    return load_complete_recipe(
-        file,
-        (*overrides, *(f"{key}={inline_yaml(value)}" for key, value in given.items())),
-        strict=strict,
-        in_memory={key: each.kind for key, each in saved.items()},
-    )
+    with naming_missing_dataset():
+        return load_complete_recipe(
+            file,
+            (*overrides, *(f"{key}={inline_yaml(value)}" for key, value in given.items())),
+            strict=strict,
+            in_memory={key: each.kind for key, each in saved.items()},
+        )
 
 
 def _saved_values(file: RecipeFile, overrides: Sequence[str], saved: Mapping[str, SavedObject]) -> dict[str, Any]:

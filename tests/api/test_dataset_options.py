@@ -149,3 +149,19 @@ def test_a_plan_is_short_when_it_is_printed(tmp_path: Path, dataset: datasets.Da
 
 def _texts() -> datasets.Features:
     return datasets.Features({name: datasets.Value("string") for name in RENAMED})
+
+
+@pytest.mark.parametrize(
+    ("sections", "argument"),
+    [
+        ({}, "train_dataset"),
+        ({"dataset": {}}, "train_dataset"),
+        ({"dataset": {"train": {"columns": RENAMED}}}, "train_dataset"),
+        ({"dataset": {"train": {"path": "pairs.jsonl"}, "eval": [{"columns": RENAMED}]}}, "eval_dataset"),
+    ],
+)
+def test_a_missing_dataset_names_its_argument(
+    tmp_path: Path, model: dict[str, Any], sections: dict[str, Any], argument: str
+) -> None:
+    with pytest.raises(RecipeError, match=rf"Add `\w+`, or give {argument}\. \[missing-key\]"):
+        plan(recipe(tmp_path, **sections), **model)

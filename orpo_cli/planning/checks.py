@@ -15,6 +15,7 @@ from orpo_cli.planning.model_facts import ModelFacts
 from orpo_cli.planning.plan import PlanDraft
 from orpo_cli.planning.size_defaults import defaults_for_size
 from orpo_cli.recipe.deepspeed_config import deepspeed_problems
+from orpo_cli.recipe.did_you_mean import closest_name
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.rules.distributed import launch_settings_unused
 from orpo_cli.recipe.rules.model import REVISION_UNUSED, revision_of_local_model
@@ -40,6 +41,7 @@ def plan_problems(plan: PlanDraft, loaded: LoadedRecipe, facts: ModelFacts | Non
         *_prompt_fills_length(plan),
         *_revision_of_a_folder(plan, loaded),
         *_learning_rate(plan, loaded, facts),
+        *_target_modules(plan, facts),
         *_length_beyond_positions(plan, loaded, facts),
         *_launch_settings_of_one_process(plan, loaded),
         *_deepspeed_file(plan, loaded),
@@ -86,6 +88,25 @@ def _learning_rate(plan: PlanDraft, loaded: LoadedRecipe, facts: ModelFacts | No
         remedy="Remove it to take the one that suits.",
         severity="warning",
     )
+
+
+def _target_modules(plan: PlanDraft, facts: ModelFacts | None) -> Iterator[Problem]:
+    """PEFT adapts the layers that a list of names matches, and says nothing of a name that matches none beside others."""
+    targets = None if plan.lora is None else plan.lora.target_modules
+    if facts is None or not facts.linear_layers or not isinstance(targets, list):
+        return
+    layers = [name for name, _, _ in facts.linear_layers]
+    names = sorted({name.rpartition(".")[2] for name in layers})
+    for target in targets:
+        if any(name == target or name.endswith(f".{target}") for name in layers):
+            continue
+        if close := closest_name(target, names):  # other names may be those of embeddings or of the head
+            yield Problem(
+                "invalid-value",
+                f"the model has no layer {target}; its linear layers are {', '.join(names)}.",
+                "lora.target_modules",
+                remedy=f"Did you mean {close}?",
+            )
 
 
 def _length_beyond_positions(plan: PlanDraft, loaded: LoadedRecipe, facts: ModelFacts | None) -> Iterator[Problem]:

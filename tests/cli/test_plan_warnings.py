@@ -28,6 +28,23 @@ def test_warnings_have_line_and_code_and_are_errors_with_strict(
     assert "error: --strict makes warnings errors." in done.stderr
 
 
+def test_a_misspelt_target_module_is_an_error_with_its_line(
+    tmp_path: Path, orpo_here: Callable[..., CommandResult]
+) -> None:
+    for targets in (["q_pro"], ["q_proj", "v_pro"]):
+        recipe = write_recipe(tmp_path, lora=False, estimated=False)
+        recipe.write_text(f"{recipe.read_text()}\nlora: {{target_modules: {json.dumps(targets)}}}\n")
+        for command in ("plan", "train"):
+            refused = orpo_here(command, recipe)
+            assert refused.returncode == 2
+            assert f"the model has no layer {targets[-1]}; its linear layers are down_proj" in refused.stderr
+            assert f"Did you mean {targets[-1]}j?" in refused.stderr
+            assert "recipe.yaml:" in refused.stderr
+    known = write_recipe(tmp_path, lora=False, estimated=False)
+    known.write_text(f"{known.read_text()}\nlora: {{target_modules: [q_proj, lm_head]}}\n")
+    assert orpo_here("plan", known).returncode == 0
+
+
 def test_many_truncated_pairs_are_a_warning_in_plan_and_train(
     tmp_path: Path, orpo_here: Callable[..., CommandResult]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,8 @@ def test_json_is_the_only_output_with_quiet(run, tmp_path, orpo):
 
 
 def test_errors_have_their_exit_codes(run, tmp_path, orpo_here):
-    assert orpo_here("export", run.adapter).returncode == 2
+    bare = shutil.copytree(run.adapter, tmp_path / "bare")  # in its place it names the run
+    assert orpo_here("export", bare).returncode == 2
     assert orpo_here("export", run.root, "--format", "onnx").returncode == 2
     (tmp_path / "file").write_text("a file")
     refused = orpo_here("export", run.root, "-o", tmp_path / "file" / "out", "--json")

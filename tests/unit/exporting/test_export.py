@@ -207,7 +207,7 @@ def test_invalid_sources_and_options_without_effect_are_refused_before_the_expor
     wrong = [
         (tmp_path / "absent", {}, "no such folder"),
         (tmp_path / "empty", {}, "neither a run nor a model"),
-        (run.adapter, {}, "adapter without its base"),
+        (Path(shutil.copytree(run.adapter, tmp_path / "bare")), {}, "adapter without its base"),
         (quantized, {}, "is quantized"),
         (model, {"output": None}, "outside of a run"),
         (model, {"formats": ["onnx"]}, "not one of safetensors, gguf"),

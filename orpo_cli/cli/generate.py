@@ -71,7 +71,7 @@ def command(
 ) -> None:
     """Answer prompts: those given, or prompts from the held-out pairs of the run.
 
-    The prompts have the tokens of the training.
+    The chat template is that of the training, unless --plain is given.
 
     [bold]Examples[/bold]
 

@@ -17,6 +17,7 @@ from typing import Any
 from orpo_cli.data.chat_template import PairTexts, TemplateLimitOfPair
 from orpo_cli.data.dropped_rows import DroppedRows
 from orpo_cli.data.filters import check_margin, check_pair
+from orpo_cli.data.first_rows import FORMAT_SAMPLE_ROWS, PLAIN_TEXT
 from orpo_cli.data.formats.column_values import is_number
 from orpo_cli.data.formats.detect import SCORE_COLUMNS, check_columns, describe_columns, detect_format, rename_columns
 from orpo_cli.data.formats.format import Format, GroupedRow, has_several_system_texts
@@ -39,8 +40,6 @@ from orpo_cli.errors import DataError
 from orpo_cli.memory_dataset import source_label
 from orpo_cli.recipe.schema import DatasetSection, Source
 
-FORMAT_SAMPLE_ROWS = 100  # rows that decide the format of a source
-PLAIN_TEXT = "text"  # format of rows whose texts are trained as they are, JSON too
 BATCH_PAIRS = 64  # pairs tokenized at once: with more, a core waits for the first batch and in the last one
 BATCHES_AHEAD = 3  # batches that are tokenized or wait for it: the cores have work while Python copies ids
 

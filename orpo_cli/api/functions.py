@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orpo_cli.evaluation.eval_target import EvalTarget
     from orpo_cli.evaluation.prompts import Prompt, PromptBuilder
     from orpo_cli.exporting.export import ExportResult
+    from orpo_cli.hub.check import PushCheck
     from orpo_cli.hub.push import PushResult
     from orpo_cli.merging.merge import MergeResult
     from orpo_cli.report.console import Console
@@ -169,6 +170,15 @@ def push(run: str | Path, repo_id: str | None = None, *, verbose: bool = False, 
 
     with console_of_call(verbose) as console:
         return push_run(RunDir.open(run), _request(PushRequest, repo_id=repo_id, **options), console.note)
+
+
+def check_push(run: str | Path, repo_id: str | None = None, **options: Any) -> PushCheck:
+    """Ask the hub whether it would accept the push of a run, and send nothing. The arguments are those of ``push``."""
+    from orpo_cli.hub.check import check_run
+    from orpo_cli.hub.push import PushRequest
+
+    with console_of_call(verbose=False) as console:
+        return check_run(RunDir.open(run), _request(PushRequest, repo_id=repo_id, **options), console.note)
 
 
 def _open_target(

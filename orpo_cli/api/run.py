@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from orpo_cli.api.functions import Answer
     from orpo_cli.exporting.export import ExportResult
+    from orpo_cli.hub.check import PushCheck
     from orpo_cli.hub.push import PushResult
     from orpo_cli.merging.merge import MergeResult
 
@@ -95,6 +96,10 @@ class Run:
     def push(self, repo_id: str | None = None, **options: Any) -> PushResult:
         """As ``orpo_cli.push`` of this run."""
         return functions.push(self.path, repo_id, **options)
+
+    def check_push(self, repo_id: str | None = None, **options: Any) -> PushCheck:
+        """Ask the hub whether it would accept ``push`` with these arguments, and send nothing. Raises UsageError, HubError, HubRefused."""
+        return functions.check_push(self.path, repo_id, **options)
 
     def report(self, output: str | Path | None = None) -> Path:
         """Write the HTML page with curves, comparisons and samples; returns its path (default: report/index.html in the run)."""

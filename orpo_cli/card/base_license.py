@@ -1,9 +1,10 @@
-"""License of the base model, from the hub or from the model card in its folder; and whether the hub gates the model."""
+"""License of the base model, from the hub, the model card in its folder or its GGUF file; and whether the hub gates the model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import OrpoError
@@ -11,6 +12,9 @@ from orpo_cli.model.model_source import locate
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+
+LICENSE_FIELDS = ("license", "license_name", "license_link")  # of a model card; general.license.name of a GGUF file
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ def hub_id(model: str) -> str | None:
 
 
 def read_local_license(model: str) -> BaseLicense | None:
-    """The license from the model card in the folder of a local base; None without a card or a license."""
+    """The license from the model card in the folder of a local base, or from its GGUF file; None where neither has one."""
     from huggingface_hub import ModelCard
     from yaml import YAMLError
 
@@ -40,6 +44,8 @@ def read_local_license(model: str) -> BaseLicense | None:
         source = locate(model)
     except OrpoError:
         return None
+    if source.kind == "gguf" and source.path is not None:
+        return _license_of_gguf(source.path)
     card = source.path / "README.md" if source.kind == "folder" and source.path is not None else None
     if card is None or not card.is_file():
         return None
@@ -48,6 +54,18 @@ def read_local_license(model: str) -> BaseLicense | None:
     except (ValueError, OSError, YAMLError):
         return None
     return _license_from_card(data) if getattr(data, "license", None) else None
+
+
+def _license_of_gguf(path: Path) -> BaseLicense | None:
+    try:
+        from gguf import GGUFReader
+
+        fields = GGUFReader(path).fields
+    except Exception:  # the package is missing, or the reader raises whatever a damaged file leads to
+        return None
+    names = {key: f"general.{key.replace('_', '.')}" for key in LICENSE_FIELDS}
+    terms = {key: str(fields[name].contents()) for key, name in names.items() if name in fields}
+    return BaseLicense(**terms) if "license" in terms else None
 
 
 def fetch_hub_license(api: HfApi, model: str, note: Callable[[str], None]) -> BaseLicense | None:
@@ -65,6 +83,5 @@ def fetch_hub_license(api: HfApi, model: str, note: Callable[[str], None]) -> Ba
 
 
 def _license_from_card(data: object) -> BaseLicense:
-    names = ("license", "license_name", "license_link")
-    terms: dict[str, Any] = {name: str(value) for name in names if (value := getattr(data, name, None))}
+    terms: dict[str, Any] = {name: str(value) for name in LICENSE_FIELDS if (value := getattr(data, name, None))}
     return BaseLicense(**terms)

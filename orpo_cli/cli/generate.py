@@ -127,6 +127,8 @@ def print_answers(document: dict[str, Any], console: Console) -> None:
             texts = {"prompt": row["prompt"], **{variant: answer_text(row[variant]) for variant in variants}}
             blocks = [_block(title, text) for title, text in texts.items()]
             console.result("\n".join([*(["---"] if number > 1 else []), *blocks]))
+    if not all(row[variant]["finished"] for row in rows for variant in variants):
+        console.note("[…] marks an answer that reached the limit of new tokens, --max-new-tokens")
 
 
 def _block(title: str, text: str) -> str:

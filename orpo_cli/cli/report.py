@@ -10,7 +10,9 @@ import typer
 
 from orpo_cli.cli.completion import complete_run
 from orpo_cli.cli.options import Json, Quiet
+from orpo_cli.report.comparisons import comparison_lines, comparisons_with_base, comparisons_with_first
 from orpo_cli.report.console import Console
+from orpo_cli.report.run_differences import run_labels
 from orpo_cli.report.run_history import RunHistory
 from orpo_cli.workflows.report import (
     FOLLOW_SECONDS,
@@ -59,6 +61,9 @@ def command(
 ) -> None:
     """Write one self-contained HTML page of one run or many: curves, comparisons, samples, plan, data.
 
+    The comparison on the same held-out pairs is printed, too: of one run with
+    its base, of several with the first one.
+
     The page needs no network. Assertions are expressions over metrics:
     eval.accuracy[-1] is the last evaluation, saved.accuracy that of the saved
     weights; min, max, mean, first, last, comparisons, and, or.
@@ -92,10 +97,14 @@ def command(
     if not follow_runs:
         write(histories, False)
     charts = write_charts(histories, svg) if svg is not None else []
+    compare = comparisons_with_base if len(histories) == 1 else comparisons_with_first
+    compared = compare(histories, run_labels(histories))
+    for line in comparison_lines(compared):
+        console.note(line)
     for each in (result for of_run in results.values() for result in of_run if result.holds):
         console.note(each.text())
     error = error_of_failed(results)
     console.result(str(page))
-    console.document(Report(page, [str(each.path) for each in histories], charts, results, error))
+    console.document(Report(page, [str(each.path) for each in histories], compared, charts, results, error))
     if error is not None:
         raise error

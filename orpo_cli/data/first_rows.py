@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.data.formats.column_proposals import is_prompt_name, prompt_candidates, propose_columns
+from orpo_cli.data.formats.column_proposals import propose_columns
 from orpo_cli.data.formats.detect import SCORE_COLUMNS, check_columns, detect_format, rename_columns
 from orpo_cli.data.formats.format import Format
-from orpo_cli.data.formats.preference import PREFERENCE
+from orpo_cli.data.formats.prompt_columns import is_prompt_name, prompt_candidates
 from orpo_cli.data.formats.several_rejected import parse_text_lists, text_list_columns
 from orpo_cli.data.json_text import parse_cells
 from orpo_cli.data.pair import RowRejected
@@ -38,12 +38,11 @@ def check_first_rows(source: Source) -> None:
     if not is_file:
         return
     files.check_regular(path)
-    if (
-        not path.is_file()
-        or not files.is_data_file(path.name)
-        or source.max_samples is not None
-        or source.split != "train"
-    ):
+    if not path.is_file():
+        return
+    if not files.is_data_file(path.name):
+        raise files.unsupported_error(str(path), path)
+    if source.max_samples is not None or source.split != "train":
         return
     rows = read_first_rows(path, source)
     if rows:
@@ -106,8 +105,10 @@ def find_columns(path: Path) -> FoundColumns | None:
     """
     source = Source(path=str(path))
     files.check_regular(path)
-    if not path.is_file() or not files.is_data_file(path.name):
+    if not path.is_file():
         return None
+    if not files.is_data_file(path.name):
+        raise files.unsupported_error(str(path), path)
     rows = prepare_rows(read_first_rows(path, source), source.format)
     if not rows:
         raise DataError(f"{path}: the file has no rows.", remedy="Write pairs to it before the training.")
@@ -131,8 +132,6 @@ def find_columns(path: Path) -> FoundColumns | None:
 
 def _missing_prompt(format_: Format, rows: list[Any]) -> dict[str, str]:
     """The mapping of the prompt for rows of a known format that all lack one, although another column may be it."""
-    if format_.name != PREFERENCE.name:
-        return {}
     for row in rows:
         try:
             format_.read(row, Counter())

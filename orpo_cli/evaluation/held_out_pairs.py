@@ -102,7 +102,7 @@ def load_held_out_pairs(
     check_pairs_available(target.plan, data, target.name)
     given = None if data is None else _source_of(target.plan, data)
     if given is not None and given.columns:
-        from orpo_cli.data.formats.column_proposals import columns_line
+        from orpo_cli.data.formats.prompt_columns import columns_line
 
         note(f"{data}: {columns_line(given.columns)}, as in the recipe of the run")
     if given is not None and target.trained_as_text:

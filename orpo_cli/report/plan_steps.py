@@ -28,7 +28,7 @@ def describe_schedule(plan: Plan, steps: int | None, pairs: int | None, done: in
     training, each = plan.training, f"{plan.launch.pairs_per_step} pairs"
     if plan.launch.num_processes > 1:
         each += f" on {plan.launch.num_processes} processes ({plan.launch.strategy})"
-    in_epochs = f"{number_text(training.get('num_train_epochs', 1))} epochs".replace("1 epochs", "1 epoch")
+    in_epochs = _epochs_text(number_text(training.get("num_train_epochs", 1)))
     if steps is None:
         return f"{in_epochs}, {each} a step; `orpo data` counts the pairs and the steps"
     text = f"{'' if measured or plan.total_pairs() else 'about '}{steps:,} of {each}"
@@ -36,10 +36,14 @@ def describe_schedule(plan: Plan, steps: int | None, pairs: int | None, done: in
         text += f", {in_epochs}"
     elif pairs and (in_epoch := steps_per_epoch(plan, pairs)):
         epochs = steps / in_epoch
-        text += f", {epochs:,.0f} epochs" if epochs >= 100 else f", {epochs:.2g} epochs"
+        text += f", {_epochs_text(f'{epochs:,.0f}' if epochs >= 100 else f'{epochs:.2g}')}"
     if done:
         text += f"; {done:,} done, {steps_left(steps, done):,} left"
     return f"{text}; {_timing(training, 'eval', 'evaluation', steps)}, {_timing(training, 'save', 'checkpoint', steps)}"
+
+
+def _epochs_text(number: str) -> str:
+    return f"{number} epoch{'' if number == '1' else 's'}"
 
 
 def steps_left(steps: int, done: int) -> int:

@@ -87,7 +87,7 @@ class InspectedData:
 def inspect_data(data: str) -> InspectedData:
     """Look at a local file of pairs: whether it is there and preference data, and which of its columns are used."""
     from orpo_cli.data.first_rows import FORMAT_SAMPLE_ROWS, count_first_rows, find_columns
-    from orpo_cli.data.formats.column_proposals import columns_line
+    from orpo_cli.data.formats.prompt_columns import columns_line
     from orpo_cli.data.sources.source import looks_local
 
     path = Path(data).expanduser()
@@ -123,7 +123,9 @@ def inspect_data(data: str) -> InspectedData:
             f"but it may also be {' or '.join(found.other_prompts)}" if found.other_prompts else "by its texts only"
         )
         doubt = f"{data}: {found.mapping['prompt']} is taken as the prompt, {others}. Check `columns:` in the recipe."
-    return InspectedData(line, held_out, (f"by the names in {data}: {line}{unused}", *few), doubt=doubt)
+    as_named = [name for name in found.used if name not in found.mapping.values()]
+    also = f"; used under its own name: {', '.join(as_named)}" if as_named else ""
+    return InspectedData(line, held_out, (f"by the names in {data}: {line}{also}{unused}", *few), doubt=doubt)
 
 
 def _without_header(text: str) -> str:

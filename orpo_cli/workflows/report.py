@@ -34,6 +34,7 @@ class Report:
 
     page: Path
     runs: list[str]
+    comparisons: list[dict[str, Any]] = field(default_factory=list)  # on the same held-out pairs
     charts: list[Path] = field(default_factory=list)
     assertions: dict[str, list[Assertion]] = field(default_factory=dict)
     error: RunError | None = None
@@ -45,6 +46,7 @@ class Report:
             "status": "written",
             "page": self.page,
             "runs": self.runs,
+            "comparisons": self.comparisons,
             "charts": self.charts,
             "assertions": assertions,
         }

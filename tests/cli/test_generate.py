@@ -118,7 +118,9 @@ DOCUMENT = {
 
 def test_a_pipe_gets_blocks_with_the_text_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     print_answers(DOCUMENT, Console())
-    assert capsys.readouterr().out.splitlines() == [
+    printed = capsys.readouterr()
+    assert printed.err == "[…] marks an answer that reached the limit of new tokens, --max-new-tokens\n"
+    assert printed.out.splitlines() == [
         "prompt: Is [b] a tag?",
         "base:   Well,",
         "        maybe [/b]. […]",

@@ -236,6 +236,19 @@ def test_init_says_which_columns_it_takes(columns, others, mapping, message, tmp
     assert load_recipe("mine.yaml").recipe.dataset.train[0].columns == mapping
 
 
+def test_init_maps_the_prompt_of_two_answers_with_a_verdict(tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    header = "id,user_question,response_a,response_b,preferred"
+    rows = [f"{n},What is number {n}?,It is {n}.,I do not know that number {n}.,{'ab'[n % 2]}" for n in range(8)]
+    (tmp_path / "votes.csv").write_text("\n".join([header, *rows]))
+    done = orpo_here("init", "mine", "--data", "votes.csv")
+    message = (
+        "columns: {prompt: user_question}; used under its own name: response_a, response_b, preferred; not used: id"
+    )
+    assert (message in done.stderr, "warning" in done.stderr) == (True, False)
+    assert load_recipe("mine.yaml").recipe.dataset.train[0].columns == {"prompt": "user_question"}
+
+
 def test_an_existing_recipe_does_not_hide_the_problem_with_the_data(tmp_path, orpo_here, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("precious")
@@ -280,6 +293,14 @@ def test_init_warns_of_data_that_cannot_be_used_and_writes_the_recipe(
         change = "write the `columns:` line in mine.yaml, change"
     assert f"First solve the problem with the data: {change} votes.jsonl, or set dataset.train.path in" in done.stderr
     assert load_recipe("mine.yaml").recipe.dataset.train[0].path == "votes.jsonl"
+
+
+def test_init_says_how_to_save_a_spreadsheet(tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "votes.xlsx").write_bytes(b"PK\x03\x04" + bytes(40))
+    done = orpo_here("init", "mine", "--data", "votes.xlsx")
+    assert "warning: votes.xlsx: a spreadsheet, which is not a supported kind" in done.stderr
+    assert "Save the sheet with the pairs as CSV (in Excel: CSV UTF-8)." in done.stderr
 
 
 def test_init_from_a_shipped_recipe_has_a_comment_for_columns_that_are_not_found(tmp_path, orpo_here, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.json_lines import write_json_lines
 from support.recorded_runs import write_recorded_run
 
 from orpo_cli.file_lock import try_lock
@@ -49,6 +50,26 @@ def test_a_folder_counts_as_its_runs_and_no_run_twice(runs: Path, orpo_here: Orp
     Path("report.html").write_text("<html>of somebody</html>")
     assert "is not a report" in orpo_here("report", "runs/a", "runs/b").stderr
     assert "runs/report" not in orpo_here("runs").stdout  # the folder of the page is no run
+
+
+def test_the_comparison_is_printed_too(runs: Path, orpo_here: Orpo) -> None:
+    done = orpo_here("report", "runs/a", "runs/b")
+    assert "b against a: runs/a has no scores of held-out pairs. `orpo eval runs/a` computes them." in done.stderr
+    for name, tuned in (("a", [1.0, -1.0]), ("b", [1.0, 2.0])):
+        lines = [
+            {"step": step, "pairs": ["x:1", "x:2"], "chosen": margins, "rejected": [0.0, 0.0]}
+            for step, margins in ((0, [-1.0, -1.0]), (20, tuned))
+        ]
+        write_json_lines(runs / name / "eval_scores.jsonl", lines)
+    printed = (
+        "b against a, 2 held-out pairs: accuracy 0.500 → 1.000 (1 won, 0 lost, p 1), margin without beta +1.5000 ["
+    )
+    done = orpo_here("report", "runs/a", "runs/b")
+    assert (printed in done.stderr, "base model" in done.stderr, done.stdout) == (True, False, "report.html\n")
+    document = json.loads(orpo_here("report", "runs/a", "--json").stdout)
+    assert [(each["title"], each["second_accuracy"]) for each in document["comparisons"]] == [
+        ("a against its base model", 0.5)
+    ]
 
 
 def test_a_metric_of_orpo_eval_needs_orpo_eval_first(runs: Path, orpo_here: Orpo) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -21,91 +19,30 @@ from orpo_cli.data.formats.column_values import (
     rows_with,
 )
 from orpo_cli.data.formats.judged import LABEL_COLUMNS, SIGNED_LABELS, TIE_LABELS, read_verdict
-from orpo_cli.data.pair import RowRejected
+from orpo_cli.data.formats.prompt_columns import (
+    CHOSEN_WORDS,
+    REJECTED_WORDS,
+    RESPONSE_WORDS,
+    columns_line,
+    is_prompt_name,
+    prompt_candidates,
+    prompt_rank,
+)
 
-PROMPT_NAMES = (
-    "prompt", "instruction", "question", "query", "input", "inputs", "messages", "conversation", "conversations", "dialogue",
-    "dialog", "history", "context", "user", "human", "request", "problem", "task", "post", "text", "user_prompt", "prompt_text",
-    "问题", "提问", "提示", "提示词", "指令", "输入",
-)  # fmt: skip
-CHOSEN_WORDS = {
-    "chosen",
-    "preferred",
-    "accepted",
-    "better",
-    "best",
-    "good",
-    "win",
-    "winner",
-    "winning",
-    "positive",
-    "pos",
-    *"好优佳选",  # good, excellent, fine, chosen
-}
-REJECTED_WORDS = {
-    "rejected",
-    "dispreferred",
-    "worse",
-    "worst",
-    "bad",
-    "lose",
-    "loser",
-    "losing",
-    "negative",
-    "neg",
-    *"差坏劣拒",
-}
 NEGATIONS = {"non", "not", "un", "less", "unpreferred", *"不非未"}
 JUDGED_NAMES = {  # ends of two columns' names → their names in the format judged, whose labels refer to the ends
     ("a", "b"): ("response_a", "response_b"),
     ("1", "2"): ("response_1", "response_2"),
     ("0", "1"): ("response_0", "response_1"),
 }
-PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")  # a YAML scalar that needs no quotes
 RESPONSE_NAMES = (
     "response", "answer", "completion", "reply", "output", "generation", "model_response", "model_answer", "model_output",
     "assistant", "text", "content", "回答", "答案", "回复", "输出",
 )  # fmt: skip
-RESPONSE_WORDS = {"response", "answer", "completion", "reply", "output", "generation"}
 SCORE_WORDS = {
     "helpfulness", "star", "stars", "rating", "ratings", "rated", "score", "scores", "grade", "grades", "quality", "points",
     "reward", "votes", "upvotes", "likes", *"评星",
 }  # fmt: skip
-
-
-def prompt_candidates(rows: Sequence[Any], used: Collection[str]) -> list[str]:
-    """Columns that may be the prompt and that are not in ``used``: those with a usual name first.
-
-    A column of another name is one where its values are texts of several words that differ between the rows, or messages.
-    """
-    found = [
-        name
-        for name in column_names(rows)
-        if name not in used and not name_words(name) & (CHOSEN_WORDS | REJECTED_WORDS) and _may_be_prompt(name, rows)
-    ]
-    return sorted(found, key=_prompt_rank)
-
-
-def is_prompt_name(name: str) -> bool:
-    """Whether a column has a usual name of the prompt."""
-    return _prompt_rank(name) < len(PROMPT_NAMES)
-
-
-def _prompt_rank(name: str) -> int:
-    return PROMPT_NAMES.index(name.lower()) if name.lower() in PROMPT_NAMES else len(PROMPT_NAMES)
-
-
-def no_prompt(names: Sequence[str], *, of_texts: bool = False) -> RowRejected:
-    """Rejection of a row without a prompt, with ``columns:`` for the columns that may be one; ``of_texts``: the answers are texts."""
-    if not names:
-        return RowRejected("empty_prompt", "no prompt, while most rows of the source have one")
-    others = f" (or {', '.join(names[1:])})" if names[1:] else ""
-    return RowRejected(
-        "empty_prompt",
-        f"no prompt, and {' and '.join(names)} {'are' if names[1:] else 'is'} not used",
-        f"Name the column of the prompt with `{columns_line({'prompt': names[0]})}`{others}."
-        + " If both texts start with their prompt, set `format: preference` instead." * of_texts,
-    )
 
 
 def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
@@ -160,7 +97,7 @@ def propose_rated(rows: Sequence[Any], *, is_repeated: bool = True) -> dict[str,
     used = (answers[0], *scores)
     prompts = prompt_candidates(rows, used)
     if is_repeated:
-        prompts = sorted((name for name in names if name not in used and _repeats(name, rows)), key=_prompt_rank)
+        prompts = sorted((name for name in names if name not in used and _repeats(name, rows)), key=prompt_rank)
     if not prompts:
         return None
     mapping = {"prompt": prompts[0], "response": answers[0], "helpfulness": scores[0]}
@@ -224,20 +161,3 @@ def example_columns(rows: Sequence[Any]) -> str | None:
     if len(answers) < 2 or len({bool(name_words(name) & RESPONSE_WORDS) for name in answers[:2]}) > 1:
         return None
     return columns_line({**({"prompt": prompts[0]} if prompts else {}), "chosen": answers[0], "rejected": answers[1]})
-
-
-def _may_be_prompt(name: str, rows: Sequence[Any]) -> bool:
-    if no_answers(name, rows) or is_label(name, rows):
-        return False
-    values = [row[name] for row in rows_with(rows, name) if row[name]]
-    has_usual_name = bool(values) and name.lower() in PROMPT_NAMES and all(map(is_prompt_value, values))
-    return has_usual_name or has_sentences(name, rows)
-
-
-def columns_line(columns: dict[str, str]) -> str:
-    """The line of a recipe for a mapping of columns."""
-    items = (
-        f"{key}: {name if PLAIN_NAME.fullmatch(name) else json.dumps(name, ensure_ascii=not name.isprintable())}"
-        for key, name in columns.items()
-    )
-    return f"columns: {{{', '.join(items)}}}"

@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any
 
 from orpo_cli.data.formats import judged, preference
-from orpo_cli.data.formats.column_proposals import columns_line, example_columns, propose_columns, propose_rated
+from orpo_cli.data.formats.column_proposals import example_columns, propose_columns, propose_rated
 from orpo_cli.data.formats.conversations import ALPACA, HH, OPENAI, SHAREGPT, SWIFT
 from orpo_cli.data.formats.format import SCORES, Format, Row
 from orpo_cli.data.formats.judged import JUDGED, Verdict
 from orpo_cli.data.formats.kto import KTO
 from orpo_cli.data.formats.preference import PREFERENCE, TEXT
+from orpo_cli.data.formats.prompt_columns import columns_line
 from orpo_cli.data.formats.scored import HELPSTEER, NECTAR, RESPONSE_LISTS, STACKEXCHANGE, ULTRAFEEDBACK
 from orpo_cli.data.formats.several_rejected import one_rejected
 from orpo_cli.data.formats.trees import OASST

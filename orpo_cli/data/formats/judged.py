@@ -19,6 +19,7 @@ from orpo_cli.data.formats.format import (
     read_completion,
     read_tools,
 )
+from orpo_cli.data.formats.prompt_columns import no_prompt, prompt_candidates
 from orpo_cli.data.messages import conversation_pair, is_messages, read_messages, read_text
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.errors import DataError
@@ -50,8 +51,11 @@ def matches(row: Row) -> bool:
     return names == BETTER_FIRST or _label_column(row) is not None
 
 
-def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict]) -> Pair:
-    """Row of a judged pair. Raises RowRejected for a tie, or where the label is not understood."""
+def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict], other_prompts: Sequence[str] = ()) -> Pair:
+    """Row of a judged pair. Raises RowRejected for a tie, or where the label is not understood.
+
+    ``other_prompts``: unused columns of the source that may be the prompt of a row without one.
+    """
     names = _completion_columns(row)
     if names is None:
         raise RowRejected(
@@ -67,6 +71,8 @@ def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict]) -> Pai
     better, worse = (first, second) if verdict == "first" else (second, first)
     prompt = _prompt_column(row)
     include_prompt = len(first) > 1 or len(second) > 1  # full conversations
+    if prompt is None and not include_prompt and other_prompts:
+        raise no_prompt(other_prompts)
     history = () if prompt is None or include_prompt else read_messages(row[prompt], prompt, "user")
     if history and prompt == "instruction" and row.get("input"):  # Alpaca: the input follows the instruction
         history = (*history[:-1], Message("user", f"{history[-1].content}\n{read_text(row['input'], 'input')}"))
@@ -125,10 +131,12 @@ def for_rows(
             remedy=f"Define its meaning: labels: {{{', '.join(f'{value!r}: first' for value in values[:1])}, …}} "
             "with first, second or tie.",
         )
-    used = {_prompt_column(row) for row in rows if isinstance(row, dict)}
+    dicts = [row for row in rows if isinstance(row, dict)]
+    used = {_prompt_column(row) for row in dicts}
     used |= {"input"} if "instruction" in used else set()
     used_columns = tuple(name for name in format_.columns if name not in PROMPT_COLUMNS or name in used)
-    return replace(format_, columns=used_columns, read=partial(read, labels=labels))
+    others = prompt_candidates([row for row in dicts if _prompt_column(row) is None], format_.columns)
+    return replace(format_, columns=used_columns, read=partial(read, labels=labels, other_prompts=others))
 
 
 def _numeric_verdict(value: float, column: str, names: tuple[str, str]) -> Verdict | None:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from orpo_cli.data.formats.column_proposals import no_prompt, prompt_candidates
 from orpo_cli.data.formats.format import (
     SYSTEM_COLUMNS,
     Format,
@@ -23,6 +22,7 @@ from orpo_cli.data.formats.format import (
     read_system,
     read_tools,
 )
+from orpo_cli.data.formats.prompt_columns import no_prompt, prompt_candidates
 from orpo_cli.data.messages import conversation_pair, is_messages, read_messages, read_text
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.roles import ROLES, normalize_role

@@ -32,6 +32,7 @@ SUFFIXES = (
     ".parquet",
     ".arrow",
 )
+SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 KNOWN = f"Known: {', '.join(TEXT_SUFFIXES)} (also with {', '.join(COMPRESSION_TOOLS)}), .parquet, .arrow."
 KINDS = {**COMPRESSION_TOOLS, ".parquet": "parquet", ".arrow": "arrow"}  # suffix → name of its content's kind
 READ_ERRORS = (EOFError, MemoryError, OSError, RecursionError, ValueError, csv.Error, zlib.error)
@@ -155,6 +156,11 @@ def _is_of_compression(error: Exception) -> bool:
 
 def unsupported_error(name: str, path: Path | None = None) -> DataError:
     """Error for a file whose suffix is not supported, with what its content is where ``path`` is known."""
+    if name.lower().endswith(SPREADSHEETS):
+        return DataError(
+            f"{name}: a spreadsheet, which is not a supported kind of data file.",
+            remedy=f"Save the sheet with the pairs as CSV (in Excel: CSV UTF-8). {KNOWN}",
+        )
     kind = file_kind(path) if path is not None else None
     if kind is not None and kind.name not in KINDS.values():
         return DataError(f"{name}: not a data file but {kind.description}.", remedy=f"{kind.remedy} {KNOWN}")

@@ -21,7 +21,7 @@ from orpo_cli.errors import DataError
 
 COMPRESSION_TOOLS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}  # suffix → name of kind and tool
 CHUNK_CHARS = 1 << 20  # characters of a JSON array read at once
-UTF8_REMEDY = "Save the file as UTF-8 (in Excel: CSV UTF-8)."
+UTF8_REMEDY = "Save the file as UTF-8: in Excel as CSV UTF-8, in a shell with `iconv -f ENCODING -t UTF-8 FILE > NEW`, such as -f GBK."
 LONGEST_LITERAL = 16  # characters: so near to the end of a chunk, an error may be a value that was cut off
 
 

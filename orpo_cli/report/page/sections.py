@@ -11,14 +11,13 @@ from typing import Any
 
 from orpo_cli.json_files import first_number, is_number, object_or_empty
 from orpo_cli.report.benchmark_view import benchmark_settings, benchmark_table, benchmark_title
-from orpo_cli.report.paired_comparison import compare_runs, compare_with_base
+from orpo_cli.report.comparisons import comparisons_with_base, comparisons_with_first
 from orpo_cli.report.remaining_time import duration_text
 from orpo_cli.report.run_differences import changed_keys, run_labels, value_text
 from orpo_cli.report.run_history import MAX_VALUE, RunHistory
-from orpo_cli.statistics import PairedComparison
 from orpo_cli.watchdogs.watchdogs import check
 
-MAX_PROMPTS, MAX_SAMPLED_RUNS, MAX_COMPARED_RUNS = 20, 6, 10
+MAX_PROMPTS, MAX_SAMPLED_RUNS = 20, 6
 NOT_RECORDED = "not recorded"
 
 
@@ -27,7 +26,7 @@ def sections(histories: Sequence[RunHistory]) -> dict[str, Any]:
     labels = run_labels(histories)
     return {
         "labels": labels,
-        "comparisons": comparisons(histories, labels),
+        "comparisons": comparisons_with_base(histories, labels) + comparisons_with_first(histories, labels),
         "benchmarks": benchmarks(histories, labels),
         "samples": samples(histories, labels),
         "plan": [planned_and_measured(history) for history in histories],
@@ -37,36 +36,6 @@ def sections(histories: Sequence[RunHistory]) -> dict[str, Any]:
         "findings": [findings(history) for history in histories],
         "recipe": [history.recipe for history in histories],
     }
-
-
-def comparisons(histories: Sequence[RunHistory], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Each run against its base, and each other run against the first one, on the same held-out pairs.
-
-    Where that is not possible, the reason; one for all runs without scores of their base model.
-    """
-    compared = list(zip(histories, labels, strict=True))[:MAX_COMPARED_RUNS]
-    found, without_base = [], []
-    for each, label in compared:
-        result = compare_with_base(each)
-        if isinstance(result, str):
-            without_base.append(label)
-        else:
-            found.append(_comparison(f"{label} against its base model", "base", label, result))
-    if without_base:
-        reason = f"Not compared: {'; '.join(without_base)}. orpo eval RUN computes the scores of both models."
-        found.append({"title": "Against the base model", "reason": reason})
-    for each, label in compared[1:]:
-        first, first_label = compared[0]
-        found.append(_comparison(f"{label} against {first_label}", first_label, label, compare_runs(first, each)))
-    return found
-
-
-def _comparison(title: str, first: str, second: str, result: PairedComparison | str) -> dict[str, Any]:
-    if isinstance(result, str):
-        return {"title": title, "reason": result}
-    low, high = result.margin_interval or (None, None)
-    values = {name: value for name, value in vars(result).items() if name != "margin_interval"}
-    return {"title": title, "first": first, "second": second, **values, "margin_low": low, "margin_high": high}
 
 
 def benchmarks(histories: Sequence[RunHistory], labels: Sequence[str]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from support.push_cli import REPO, make_gated_run, pushed_adapter_config
 from support.tiny import pairs
 
 from orpo_cli import hub_status
+from orpo_cli.api.run import Run
 from orpo_cli.rundir import RunDir
 
 Check = Callable[..., Any]
@@ -62,6 +63,7 @@ def test_an_accepted_push_is_described_and_leaves_the_run_unchanged(hub, check, 
     hub.edit_file(REPO, "adapter_config.json", pushed_adapter_config(run.adapter))
     hub.edit_file(REPO, "notes.txt", b"of somebody else")
     assert json.loads(check(run.root).stdout)["exists"]
+    assert Run(run.root).check_push(REPO).exists  # from Python
 
 
 def refuse(hub: LoopbackHub, how: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:

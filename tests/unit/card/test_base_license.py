@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from gguf import GGUFWriter
 from huggingface_hub import ModelCard
 from support.card_run import make_card_run
 
@@ -36,3 +37,17 @@ def test_the_license_of_a_local_base_is_read_from_its_card(tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: [\n---\n")
     assert read_local_license(str(tmp_path)) is None
     assert read_local_license("some/model") is None
+
+
+def test_the_license_of_a_gguf_file_is_read_from_it(tmp_path):
+    path = tmp_path / "base.gguf"
+    writer = GGUFWriter(path, "llama")
+    writer.add_license("other")
+    writer.add_license_name("big-community")
+    writer.add_license_link("https://example.org/L")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert read_local_license(str(path)) == BaseLicense("other", "big-community", "https://example.org/L")
+    path.write_bytes(b"GGUF" + bytes(4))
+    assert read_local_license(str(path)) is None

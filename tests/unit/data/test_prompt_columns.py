@@ -62,6 +62,14 @@ def test_a_row_without_a_prompt_names_the_unused_column(
     assert prepared(tmp_path, [row], columns={"prompt": column}).report.kept == 1
 
 
+def test_a_judged_row_without_a_prompt_names_the_unused_column(tmp_path: Path) -> None:
+    row = {"user_question": ASK, "response_a": "It is air.", "response_b": "It is magic.", "preferred": "a", "id": 1}
+    found = data_error(tmp_path, [row])
+    assert "no prompt, and user_question is not used" in found.message
+    assert "columns: {prompt: user_question}" in str(found.remedy)
+    assert prepared(tmp_path, [row], columns={"prompt": "user_question"}).report.kept == 1
+
+
 def test_the_common_start_of_texts_is_a_prompt_only_without_other_prompts(tmp_path: Path) -> None:
     rows = [
         {"chosen": f"Q{n}: why?\nA: air", "rejected": f"Q{n}: why?\nA: magic", "source": "web", "id": f"{n:x}"}

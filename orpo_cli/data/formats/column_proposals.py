@@ -19,6 +19,7 @@ from orpo_cli.data.formats.column_values import (
     rows_with,
 )
 from orpo_cli.data.formats.judged import LABEL_COLUMNS, SIGNED_LABELS, TIE_LABELS, read_verdict
+from orpo_cli.data.formats.kto import read_label
 from orpo_cli.data.formats.prompt_columns import (
     CHOSEN_WORDS,
     REJECTED_WORDS,
@@ -39,6 +40,20 @@ RESPONSE_NAMES = (
     "response", "answer", "completion", "reply", "output", "generation", "model_response", "model_answer", "model_output",
     "assistant", "text", "content", "回答", "答案", "回复", "输出",
 )  # fmt: skip
+LABEL_WORDS = {
+    "label",
+    "labels",
+    "feedback",
+    "thumb",
+    "thumbs",
+    "liked",
+    "like",
+    "vote",
+    "good",
+    "helpful",
+    "accepted",
+    "correct",
+}
 SCORE_WORDS = {
     "helpfulness", "star", "stars", "rating", "ratings", "rated", "score", "scores", "grade", "grades", "quality", "points",
     "reward", "votes", "upvotes", "likes", *"评星",
@@ -58,7 +73,7 @@ def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
     worse = [name for name in texts if name_words(name) & REJECTED_WORDS or name_words(name) & NEGATIONS]
     better = [name for name in texts if name not in worse and name_words(name) & CHOSEN_WORDS]
     if not better or not worse or (is_label(better[0], rows) and is_label(worse[0], rows)):
-        return propose_rated(rows)
+        return propose_rated(rows) or propose_labelled(rows)
     prompts = prompt_candidates(rows, (*better, *worse))
     return {**({"prompt": prompts[0]} if prompts else {}), "chosen": better[0], "rejected": worse[0]}
 
@@ -88,19 +103,35 @@ def propose_rated(rows: Sequence[Any], *, is_repeated: bool = True) -> dict[str,
 
     ``is_repeated``: whether several rows must have the same prompt, since only their answers form pairs.
     """
+    scores = [name for name in column_names(rows) if name_words(name) & SCORE_WORDS and _has_scores(name, rows)]
+    return _map_one_answer(rows, scores, ("response", "helpfulness"), is_repeated=is_repeated)
+
+
+def propose_labelled(rows: Sequence[Any], *, is_repeated: bool = True) -> dict[str, str] | None:
+    """Mapping to the format kto for one answer a row that is good or bad: ``question``, ``answer`` and ``feedback`` of up or down.
+
+    ``is_repeated``: as in ``propose_rated``.
+    """
+    labels = [name for name in column_names(rows) if _has_labels(name, rows)]
+    return _map_one_answer(rows, labels, ("completion", "label"), is_repeated=is_repeated)
+
+
+def _map_one_answer(
+    rows: Sequence[Any], judgements: Sequence[str], targets: tuple[str, str], *, is_repeated: bool
+) -> dict[str, str] | None:
+    """Mapping of prompt, answer and the first of ``judgements``; ``targets``: the format's names of the last two."""
     names = column_names(rows)
-    scores = [name for name in names if name_words(name) & SCORE_WORDS and _has_scores(name, rows)]
-    answers = [name for name in names if name not in scores and _may_be_response(name, rows)]
+    answers = [name for name in names if name not in judgements and _may_be_response(name, rows)]
     answers.sort(key=_response_rank)
-    if not scores or not answers or (len(answers) > 1 and _response_rank(answers[0]) == len(RESPONSE_NAMES)):
+    if not judgements or not answers or (len(answers) > 1 and _response_rank(answers[0]) == len(RESPONSE_NAMES)):
         return None
-    used = (answers[0], *scores)
+    used = (answers[0], *judgements)
     prompts = prompt_candidates(rows, used)
     if is_repeated:
         prompts = sorted((name for name in names if name not in used and _repeats(name, rows)), key=prompt_rank)
     if not prompts:
         return None
-    mapping = {"prompt": prompts[0], "response": answers[0], "helpfulness": scores[0]}
+    mapping = {"prompt": prompts[0], targets[0]: answers[0], targets[1]: judgements[0]}
     return {key: name for key, name in mapping.items() if key != name}
 
 
@@ -108,6 +139,15 @@ def _has_scores(name: str, rows: Sequence[Any]) -> bool:
     """Whether all values of a column are numbers, and not the same one."""
     values = [row[name] for row in rows_with(rows, name) if row[name] != ""]
     return all(map(is_number, values)) and len(set(map(str, values))) > 1
+
+
+def _has_labels(name: str, rows: Sequence[Any]) -> bool:
+    """Whether all values of a column say that an answer is good or bad, and not the same; numbers only under the name of a label."""
+    values = [row[name] for row in rows_with(rows, name) if row[name] != ""]
+    may_be_numbers = bool(name_words(name) & LABEL_WORDS)
+    return len({read_label(value) for value in values} - {None}) == 2 and all(
+        read_label(value) is not None and (may_be_numbers or not is_number(value)) for value in values
+    )
 
 
 def _may_be_response(name: str, rows: Sequence[Any]) -> bool:

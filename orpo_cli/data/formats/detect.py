@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from orpo_cli.data.formats import judged, preference
-from orpo_cli.data.formats.column_proposals import example_columns, propose_columns, propose_rated
+from orpo_cli.data.formats.column_proposals import example_columns, propose_columns, propose_labelled, propose_rated
 from orpo_cli.data.formats.conversations import ALPACA, HH, OPENAI, SHAREGPT, SWIFT
 from orpo_cli.data.formats.format import SCORES, Format, Row
 from orpo_cli.data.formats.judged import JUDGED, Verdict
@@ -85,7 +85,7 @@ def _format_remedy(rows: Sequence[Any]) -> str:
         return (
             f"The column {missing} is missing: add it, or name the column that has it with `columns: {{{missing}: …}}`."
         )
-    if rated := propose_rated(rows, is_repeated=False):
+    if rated := propose_rated(rows, is_repeated=False) or propose_labelled(rows, is_repeated=False):
         return (
             f"A pair needs two answers. If other rows have more answers to the same prompt, write `{columns_line(rated)}` below "
             "the path of the source in the recipe."

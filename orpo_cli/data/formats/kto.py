@@ -6,6 +6,7 @@ import json
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from orpo_cli.data.formats.format import (
     SYSTEM_COLUMNS,
@@ -24,16 +25,25 @@ from orpo_cli.data.sources.opened import Row as NamedRow
 
 MAX_UNPAIRED = 100_000  # rows that wait for a partner; above, the oldest is dropped, to bound the memory
 SHARED = ("prompt", *SYSTEM_COLUMNS, "tools")  # columns in which the two rows of a pair are equal
-LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+GOOD_LABELS = (
+    "true", "1", "1.0", "yes", "good", "up", "thumbs up", "like", "liked", "positive", "accepted", "helpful", "👍", "赞", "好", "满意",
+)  # fmt: skip
+BAD_LABELS = (
+    "false", "0", "0.0", "no", "bad", "down", "thumbs down", "dislike", "disliked", "negative", "rejected", "unhelpful", "👎", "踩", "差",
+    "不满意",
+)  # fmt: skip
+LABELS = {**dict.fromkeys(GOOD_LABELS, True), **dict.fromkeys(BAD_LABELS, False)}
 
 
 def matches(row: Row) -> bool:
-    """Whether the row has a completion and a boolean label."""
-    return row.get("completion") is not None and "chosen" not in row and _label(row) is not None
+    """Whether the row has a completion and a label that says whether it is good."""
+    return row.get("completion") is not None and "chosen" not in row and read_label(row.get("label")) is not None
 
 
-def _label(row: Row) -> bool | None:
-    return LABELS.get(str(row.get("label")).lower())
+def read_label(value: Any) -> bool | None:
+    """Whether a label says that a completion is good; None where it says neither."""
+    text = str(value).strip().lower().replace("_", " ").replace("-", " ")
+    return LABELS.get(text.rstrip("\ufe0f\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"))  # variants of 👍
 
 
 def group(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
@@ -41,11 +51,15 @@ def group(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
     unpaired: OrderedDict[tuple[str, bool], list[NamedRow]] = OrderedDict()
     count = 0
     for row in rows:
-        label = _label(row.value) if isinstance(row.value, dict) else None
+        label = read_label(row.value.get("label")) if isinstance(row.value, dict) else None
         if label is None:
             drop(
                 row.name,
-                RowRejected("malformed", "the label is neither true nor false", "Give true, false, 1 or 0 as label."),
+                RowRejected(
+                    "malformed",
+                    "the label is neither good nor bad",
+                    "Known: true and false, 1 and 0, yes and no, up and down.",
+                ),
             )
             continue
         shared = {name: row.value.get(name) for name in SHARED}
@@ -83,7 +97,7 @@ def read(row: Row, notes: Counter[str]) -> Pair:
 
 KTO = Format(
     "kto",
-    "prompt, completion and a label that is true or false; a good and a bad completion of one prompt form a pair (KTO)",
+    "prompt, completion and a label: true or false, good or bad, up or down; a good and a bad completion of one prompt form a pair (KTO)",
     (*SHARED, "completion", "label"),
     matches,
     read,

@@ -53,6 +53,45 @@ def test_rated_answers_are_mapped_to_the_format_of_one_completion_a_row(
     assert sorted(train["chosen_text"]) == ["fog is water.", "ice is water.", "rain is water.", "snow is water."]
 
 
+@pytest.mark.parametrize(
+    ("label", "good", "bad"),
+    [
+        ("feedback", "up", "down"),
+        ("thumbs", "👍", "👎🏽"),
+        ("is_helpful", "yes", "no"),
+        ("verdict", "Good", "bad"),
+        ("rating", "thumbs_up", "thumbs_down"),
+        ("反馈", "赞", "踩"),
+        ("liked", "1", "0"),
+        ("ok", "True", "False"),
+    ],
+)
+def test_answers_that_are_good_or_bad_are_mapped(label: str, good: str, bad: str, tmp_path: Path) -> None:
+    rows = [
+        {"id": str(n), "user_question": f"What is {thing}?", "answer": f"{thing} is {kind}.", label: mark}
+        for n, thing in enumerate(("rain", "snow", "fog", "ice"))
+        for mark, kind in ((good, "water"), (bad, "magic"))
+    ]
+    mapping = propose_columns(rows)
+    assert mapping == {"prompt": "user_question", "completion": "answer", "label": label}
+    rows.append({"id": "9", "user_question": "What is ice?", "answer": "Ice is cold.", label: "perhaps"})
+    prepared_rows = prepared(tmp_path, rows, columns=mapping)
+    assert prepared_rows.report.dropped == {"malformed": 1}
+    assert sorted(prepared_rows.train["chosen_text"]) == [
+        "fog is water.",
+        "ice is water.",
+        "rain is water.",
+        "snow is water.",
+    ]
+
+
+def test_numbers_that_are_not_named_as_labels_are_none() -> None:
+    rows = [
+        {"question": f"What is {n % 4}?", "answer": f"The number {n} of all.", "fold": str(n % 2)} for n in range(8)
+    ]
+    assert propose_columns(rows) is None
+
+
 def test_a_score_of_one_answer_per_question_is_mapped_only_on_a_condition(tmp_path: Path) -> None:
     rows = rated_rows("question", "answer", "stars")[::3]
     rows = [{**row, "stars": str(at)} for at, row in enumerate(rows)]

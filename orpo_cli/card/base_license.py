@@ -64,7 +64,7 @@ def _license_of_gguf(path: Path) -> BaseLicense | None:
     except Exception:  # the package is missing, or the reader raises whatever a damaged file leads to
         return None
     names = {key: f"general.{key.replace('_', '.')}" for key in LICENSE_FIELDS}
-    terms = {key: str(fields[name].contents()) for key, name in names.items() if name in fields}
+    terms: dict[str, Any] = {key: str(fields[name].contents()) for key, name in names.items() if name in fields}
     return BaseLicense(**terms) if "license" in terms else None
 
 

@@ -132,13 +132,15 @@ def find_columns(path: Path) -> FoundColumns | None:
 
 def _missing_prompt(format_: Format, rows: list[Any]) -> dict[str, str]:
     """The mapping of the prompt for rows of a known format that all lack one, although another column may be it."""
+    reasons = set()
     for row in rows:
         try:
             format_.read(row, Counter())
             return {}
         except RowRejected as error:
-            if error.reason != "empty_prompt":
-                return {}
+            reasons.add(error.reason)
+    if "empty_prompt" not in reasons:
+        return {}
     candidates = prompt_candidates(rows, format_.columns)
     return {"prompt": candidates[0]} if candidates else {}
 

@@ -30,6 +30,14 @@ from orpo_cli.data.formats.prompt_columns import (
     prompt_rank,
 )
 
+EARLIER_WORDS = {
+    "original",
+    "draft",
+    "before",
+    "wrong",
+    "incorrect",
+}  # of an answer that was changed, where no other word says which is worse
+LATER_WORDS = {"edited", "corrected", "revised", "improved", "rewritten", "after", "correct"}
 NEGATIONS = {"non", "not", "un", "less", "unpreferred", *"不非未"}
 JUDGED_NAMES = {  # ends of two columns' names → their names in the format judged, whose labels refer to the ends
     ("a", "b"): ("response_a", "response_b"),
@@ -40,6 +48,7 @@ RESPONSE_NAMES = (
     "response", "answer", "completion", "reply", "output", "generation", "model_response", "model_answer", "model_output",
     "assistant", "text", "content", "回答", "答案", "回复", "输出",
 )  # fmt: skip
+VERDICT_WORDS = {"winner", "better", "best", "preferred", "preference", "choice", "chosen", "selected", "verdict"}
 LABEL_WORDS = {
     "label",
     "labels",
@@ -72,6 +81,9 @@ def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
     texts = [name for name in texts if not no_answers(name, rows)]
     worse = [name for name in texts if name_words(name) & REJECTED_WORDS or name_words(name) & NEGATIONS]
     better = [name for name in texts if name not in worse and name_words(name) & CHOSEN_WORDS]
+    answers = [name for name in texts if not is_prompt_name(name) and has_sentences(name, rows)]
+    worse = worse or [name for name in answers if name_words(name) & EARLIER_WORDS]
+    better = better or [name for name in answers if name not in worse and name_words(name) & LATER_WORDS]
     if not better or not worse or (is_label(better[0], rows) and is_label(worse[0], rows)):
         return propose_rated(rows) or propose_labelled(rows)
     prompts = prompt_candidates(rows, (*better, *worse))
@@ -81,21 +93,38 @@ def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
 def _propose_judged(rows: Sequence[Any]) -> dict[str, str] | None:
     """Mapping for two answers, with a column that names the better one: ``model_a`` and ``model_b`` with ``winner``."""
     names = column_names(rows)
-    for first, second in combinations(filter(partial(has_sentences, rows=rows), names), 2):
-        has_ends = first[:-1] == second[:-1]
-        targets = JUDGED_NAMES.get((first[-1:].lower(), second[-1:].lower())) if has_ends else None
+    pairs = list(combinations(filter(partial(has_sentences, rows=rows), names), 2))
+    for first, second in sorted(pairs, key=lambda pair: _judged_names(*pair) is None):
+        targets = _judged_names(first, second)
         others = [name for name in names if name not in (first, second)]
         known = [name for name in others if name in (*LABEL_COLUMNS, *SIGNED_LABELS) and targets]
         labels = known or [name for name in others if _is_verdict(name, (first, second), targets, rows)]
-        if not labels:
+        if labels:
+            judgement = {} if labels[0] in (*LABEL_COLUMNS, *SIGNED_LABELS) else {"winner": labels[0]}
+        elif targets is None or not (judgement := _scores_of_both(others, targets, rows)):
             continue
-        prompts = prompt_candidates(rows, (first, second, labels[0]))
-        return {
+        prompts = prompt_candidates(rows, (first, second, *labels[:1], *judgement.values()))
+        mapping = {
             **({"prompt": prompts[0]} if prompts else {}),
             **dict(zip(targets or JUDGED_NAMES["a", "b"], (first, second), strict=True)),
-            **({"winner": labels[0]} if labels[0] not in (*LABEL_COLUMNS, *SIGNED_LABELS) else {}),
+            **judgement,
         }
+        return {key: name for key, name in mapping.items() if key != name}
     return None
+
+
+def _judged_names(first: str, second: str) -> tuple[str, str] | None:
+    """The format's names of two columns that differ in their last character only, such as ``model_a`` and ``model_b``."""
+    return JUDGED_NAMES.get((first[-1:].lower(), second[-1:].lower())) if first[:-1] == second[:-1] else None
+
+
+def _scores_of_both(names: Sequence[str], targets: tuple[str, str], rows: Sequence[Any]) -> dict[str, str]:
+    """Mapping of two columns with the scores of the answers: ``stars_a`` and ``stars_b`` for the targets ``response_a`` and ``response_b``."""
+    scores = [name for name in names if name_words(name[:-1]) & SCORE_WORDS and _has_scores(name, rows)]
+    for first, second in combinations(scores, 2):
+        if first[:-1] == second[:-1] and (first[-1].lower(), second[-1].lower()) == (targets[0][-1], targets[1][-1]):
+            return {f"score_{targets[0][-1]}": first, f"score_{targets[1][-1]}": second}
+    return {}
 
 
 def propose_rated(rows: Sequence[Any], *, is_repeated: bool = True) -> dict[str, str] | None:
@@ -171,8 +200,17 @@ def _repeats(name: str, rows: Sequence[Any]) -> bool:
 def _is_verdict(column: str, answers: tuple[str, str], targets: tuple[str, str] | None, rows: Sequence[Any]) -> bool:
     """Whether every value of a column is a text that names one of two columns as the better answer, or a tie.
 
-    ``targets``: the names that the format has for them; a value may refer to these, too: ``A`` and ``model_a`` to ``response_a``.
+    ``targets``: the names that the format has for them; a value may refer to these, too: ``A`` and ``model_a`` to ``response_a``,
+    and under a name such as ``better`` the number 1 to ``response_1``.
     """
+    if targets and name_words(column) & VERDICT_WORDS:
+        given = {str(row[column]).strip().lower().removesuffix(".0") for row in rows_with(rows, column)}
+        if (
+            (numbers := given - TIE_LABELS)
+            and numbers <= {target[-1] for target in targets}
+            and all(map(is_number, numbers))
+        ):
+            return True
     values = {row[column] for row in rows_with(rows, column) if isinstance(row[column], str)}
     verdicts = {
         value: "named" if value in answers else targets and read_verdict({"winner": value}, targets, {})
@@ -182,6 +220,7 @@ def _is_verdict(column: str, answers: tuple[str, str], targets: tuple[str, str] 
     return (
         bool(verdicts)
         and all(verdicts.values())
+        and (targets is not None or len(verdicts) > 1)
         and all(isinstance(row[column], str) for row in rows_with(rows, column))
     )
 

@@ -37,6 +37,8 @@ LABEL_COLUMNS = (
     "label", "labels", "winner", "preference", "choice", "better_response_id", "overall_preference", "preferred",
 )  # fmt: skip
 SIGNED_LABELS = ("overall_preference", "preference_strength")  # below 0: the first is better; above 0: the second
+SCORE_STEMS = ("score", "rating")  # of columns with the score of each completion: score_a and score_b
+SCORE_COLUMNS = tuple(f"{stem}_{end}" for stem in SCORE_STEMS for end in ("0", "1", "2", "a", "b"))
 TIE_LABELS = {"tie", "tie (bothbad)", "both", "equal", "same", "draw", "neither", "none", "bothbad"}
 BETTER_FIRST = ("response_j", "response_k")  # Stack Exchange paired: j is the better one
 LABEL_REMEDY = "Say what the label means with `labels:`, as first, second or tie."
@@ -44,11 +46,11 @@ SHP = ("human_ref_A", "human_ref_B")  # label 1: A is better; 0: B is
 
 
 def matches(row: Row) -> bool:
-    """Whether the row has two completions under names that belong together, and a label."""
+    """Whether the row has two completions under names that belong together, and a label or a score of each."""
     names = _completion_columns(row)
     if names is None or "chosen" in row or "rejected" in row:
         return False
-    return names == BETTER_FIRST or _label_column(row) is not None
+    return names == BETTER_FIRST or _label_column(row) is not None or _score_columns(row, names) is not None
 
 
 def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict], other_prompts: Sequence[str] = ()) -> Pair:
@@ -64,6 +66,9 @@ def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict], other_
     verdict = read_verdict(row, names, labels)
     if verdict is None:
         label = _label_column(row)
+        if label is None and (columns := _score_columns(row, names)):
+            values = " and ".join(f"{column} is {row[column]!r}" for column in columns)
+            raise RowRejected("malformed", values, "Give each completion a score that is a number.")
         raise RowRejected("malformed", f"{label or 'the label'} is {row.get(label) if label else None!r}", LABEL_REMEDY)
     if verdict == "tie":
         raise RowRejected("tie")
@@ -80,8 +85,13 @@ def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict], other_
 
 
 def read_verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]) -> Verdict | None:
-    """Meaning of the row's label for the completions in the columns ``names``; None where it is ambiguous."""
+    """Meaning of the row's label, or of its scores, for the completions in the columns ``names``; None where it is ambiguous."""
     column = _label_column(row)
+    if column is None and (columns := _score_columns(row, names)):
+        first, second = (parse_number(row[name]) for name in columns)
+        if first is None or second is None:
+            return None
+        return "tie" if first == second else "first" if first > second else "second"
     if column is None:
         return "first" if names == BETTER_FIRST else None
     value = row.get(column)
@@ -155,6 +165,12 @@ def _suffix(name: str) -> str:
     return (found[1] or found[2]) if found else ""
 
 
+def _score_columns(row: Row, names: tuple[str, str]) -> tuple[str, str] | None:
+    """Columns with the scores of the completions in ``names``: ``score_a`` and ``score_b`` of ``response_a`` and ``response_b``."""
+    found = ((f"{stem}_{_suffix(names[0])}", f"{stem}_{_suffix(names[1])}") for stem in SCORE_STEMS)
+    return next((columns for columns in found if all(name in row for name in columns)), None)
+
+
 def _completion_columns(row: Row) -> tuple[str, str] | None:
     def given(value: Any) -> bool:
         return isinstance(value, str) or is_messages(value)
@@ -172,7 +188,8 @@ def _label_column(row: Row) -> str | None:
 
 JUDGED = Format(
     "judged",
-    "a prompt, two completions (response_1 and response_2, response_a and response_b, …) and a label, winner or preference",
+    "a prompt, two completions (response_1 and response_2, response_a and response_b, …) and a label, winner or preference, "
+    "or a score of each (score_a and score_b)",
     tuple(
         dict.fromkeys(
             (
@@ -180,6 +197,7 @@ JUDGED = Format(
                 *chain.from_iterable(COMPLETION_COLUMNS),
                 *LABEL_COLUMNS,
                 *SIGNED_LABELS,
+                *SCORE_COLUMNS,
                 *SYSTEM_COLUMNS,
                 "tools",
             )

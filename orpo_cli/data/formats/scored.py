@@ -21,12 +21,13 @@ from orpo_cli.data.formats.format import (
     parse_number,
 )
 from orpo_cli.data.formats.row_groups import GroupRows, all_rows, consecutive_rows
+from orpo_cli.data.formats.several_rejected import ANSWER_SCORE_KEYS, TEXT_KEYS
 from orpo_cli.data.messages import conversation_pair, read_text, type_name
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.sources.opened import Row as NamedRow
 
 HELPSTEER_SCORES = ("helpfulness", "correctness", "coherence")
-PROMPTS = ("prompt", "instruction", "question", "input")
+PROMPTS = ("prompt", "instruction", "question", "query", "input")
 RESPONSES = ("responses", "generations", "completions", "answers", "candidates", "all_generated_responses")
 SCORES = ("scores", "ratings", "rewards", "all_rm_scores")
 UNPAIRED_IN_STREAM = RowRejected(
@@ -108,14 +109,41 @@ def matches(row: Row, *, columns: Columns) -> bool:
 
 
 def matches_lists(row: Row) -> bool:
-    """Whether the row has a prompt, a list of responses, and a list of their scores."""
-    return "chosen" not in row and None not in _list_columns(row)
+    """Whether the row has a prompt and a list of responses: texts beside a list of their scores, or objects of both."""
+    return "chosen" not in row and _scored_lists(row) is not None
 
 
-def _list_columns(row: Row) -> tuple[str | None, str | None, str | None]:
+class _ScoredLists(NamedTuple):
+    """Column of the prompt, and what is in the lists of texts and scores; ``scores_of``: where the scores are."""
+
+    prompt: str
+    responses: str
+    texts: list[Any]
+    scores: list[Any]
+    scores_of: str
+
+
+def _scored_lists(row: Row) -> _ScoredLists | None:
     prompt = next((name for name in PROMPTS if isinstance(row.get(name), str)), None)
-    responses = next((name for name in RESPONSES if _is_list_of(row.get(name), str)), None)
-    return prompt, responses, next((name for name in SCORES if _is_list_of(row.get(name), int | float | str)), None)
+    scores = next((name for name in SCORES if _is_list_of(row.get(name), int | float | str)), None)
+    if prompt is None:
+        return None
+    for name in RESPONSES:
+        if scores is not None and _is_list_of(row.get(name), str):
+            return _ScoredLists(prompt, name, row[name], row[scores], scores)
+        if keys := answer_keys(row.get(name)):
+            texts, numbers = ([each.get(key) for each in row[name] if each is not None] for key in keys)
+            return _ScoredLists(prompt, name, texts, numbers, name)
+    return None
+
+
+def answer_keys(value: Any) -> tuple[str, str] | None:
+    """Keys of the text and the score in a list of objects, such as ``text`` and ``score``; None for another value."""
+    if not _is_list_of(value, dict):
+        return None
+    shared = set.intersection(*(set(each) for each in value if each is not None))
+    text, score = (next((key for key in keys if key in shared), None) for keys in (TEXT_KEYS, ANSWER_SCORE_KEYS))
+    return (text, score) if text and score else None
 
 
 def _is_list_of(value: Any, kind: Any) -> bool:
@@ -125,16 +153,17 @@ def _is_list_of(value: Any, kind: Any) -> bool:
 
 def split_lists(row: Row) -> RejectedAnswers:
     """``split_worse`` of a row with lists of responses and scores: rows as UltraFeedback has them."""
-    prompt, responses, scores = _list_columns(row)
-    if prompt is None or responses is None or scores is None:
-        raise RowRejected("malformed", "no prompt with a list of responses and a list of their scores")
-    if len(row[responses]) != len(row[scores]):
+    found = _scored_lists(row)
+    if found is None:
+        raise RowRejected("malformed", "no prompt with a list of responses and their scores")
+    if len(found.texts) != len(found.scores):
         raise RowRejected(
-            "malformed", f"{responses} has {len(row[responses])} items, and {scores} has {len(row[scores])}"
+            "malformed",
+            f"{found.responses} has {len(found.texts)} items, and {found.scores_of} has {len(found.scores)}",
         )
-    pairs = zip(row[responses], row[scores], strict=True)
+    pairs = zip(found.texts, found.scores, strict=True)
     completions = [{"response": text, "overall_score": score} for text, score in pairs if text is not None]
-    view = {**row, "instruction": row[prompt], "completions": completions}
+    view = {**row, "instruction": row[found.prompt], "completions": completions}
     return split_worse(view, columns=ULTRAFEEDBACK_COLUMNS)
 
 
@@ -200,7 +229,8 @@ NECTAR = Format(
 )
 RESPONSE_LISTS = Format(
     "responses",
-    "prompt or instruction, a list of responses or generations, and a list of their scores or ratings (distilabel)",
+    "prompt or instruction, a list of responses or generations, and a list of their scores or ratings (distilabel); or a list of objects "
+    "with text and score",
     (*PROMPTS, *RESPONSES, *SCORES, *SYSTEM_COLUMNS),
     matches_lists,
     partial(read, columns=ULTRAFEEDBACK_COLUMNS),

@@ -17,17 +17,19 @@ ACCELERATOR_CONFIG_KEYS = (
 USUAL_COLUMNS = ("prompt", "chosen", "rejected", "response", "helpfulness", "weight")
 SOURCE_COLUMNS = (  # of the formats in orpo_cli.data
     "prompt", "message_tree_id", "message_id", "parent_id", "text", "role", "rank", "messages", "conversations",
-    "conversation", "turns", "chosen", "rejected", "rejected_response", "system", "tools", "system_prompt", "system_message",
-    "input", "preferred_output", "non_preferred_output", "rejected_messages", "instruction", "question", "history", "output",
-    "completions", "answers", "responses", "generations", "candidates", "all_generated_responses", "scores", "ratings",
-    "rewards", "all_rm_scores", "response", "helpfulness", "correctness", "coherence", "context", "response_1", "response_2",
-    "response_0", "response1", "response2", "response_a", "response_b", "answer_1", "answer_2", "answer_0", "answer_a",
-    "answer_b", "output_1", "output_2", "completion_a", "completion_b", "conversation_a", "conversation_b", "human_ref_A",
-    "human_ref_B", "response_j", "response_k", "label", "labels", "winner", "preference", "choice", "better_response_id",
-    "overall_preference", "preferred", "preference_strength", "completion", "score_chosen", "score_rejected", "chosen_score",
-    "rejected_score", "chosen-score", "rejected-score", "rating_chosen", "rating_rejected", "chosen_rating",
-    "rejected_rating", "chosen-rating", "rejected-rating", "avg_rating_chosen", "avg_rating_rejected", "chosen_avg_rating",
-    "rejected_avg_rating", "chosen-avg_rating", "rejected-avg_rating", "weight",
+    "conversation", "turns", "chosen", "rejected", "rejected_response", "system", "tools", "system_prompt",
+    "system_message", "input", "preferred_output", "non_preferred_output", "rejected_messages", "instruction", "question",
+    "history", "output", "completions", "answers", "query", "responses", "generations", "candidates",
+    "all_generated_responses", "scores", "ratings", "rewards", "all_rm_scores", "response", "helpfulness", "correctness",
+    "coherence", "context", "response_1", "response_2", "response_0", "response1", "response2", "response_a", "response_b",
+    "answer_1", "answer_2", "answer_0", "answer_a", "answer_b", "output_1", "output_2", "completion_a", "completion_b",
+    "conversation_a", "conversation_b", "human_ref_A", "human_ref_B", "response_j", "response_k", "label", "labels",
+    "winner", "preference", "choice", "better_response_id", "overall_preference", "preferred", "preference_strength",
+    "score_0", "score_1", "score_2", "score_a", "score_b", "rating_0", "rating_1", "rating_2", "rating_a", "rating_b",
+    "completion", "score_chosen", "score_rejected", "chosen_score", "rejected_score", "chosen-score", "rejected-score",
+    "rating_chosen", "rating_rejected", "chosen_rating", "rejected_rating", "chosen-rating", "rejected-rating",
+    "avg_rating_chosen", "avg_rating_rejected", "chosen_avg_rating", "rejected_avg_rating", "chosen-avg_rating",
+    "rejected-avg_rating", "weight",
 )  # fmt: skip
 
 

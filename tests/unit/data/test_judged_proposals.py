@@ -32,6 +32,8 @@ def judged_rows(first: str, second: str, label: str, verdicts: list[Any]) -> lis
         (("left", "right", "best"), ["left", "right", "tie", "right"], "best"),
         (("answer_one", "answer_two", "preferred"), ["answer_one", "answer_two", "none", "answer_two"], None),
         (("reply_1", "reply_2", "verdict"), ["first", "second", "both", "second"], "verdict"),
+        (("answer_1", "answer_2", "better"), [1, 2, "tie", 2], "better"),
+        (("a1", "a2", "better"), ["a1", "a2", "tie", "a2"], "better"),
     ],
 )
 def test_the_winner_decides_which_answer_is_chosen(
@@ -54,6 +56,47 @@ def test_the_winner_decides_which_answer_is_chosen(
     assert (found.mapping, found.unused) == (mapping, ["by"])
     train = prepared(tmp_path, rows, columns=mapping).train
     assert sorted(train["chosen_text"]) == sorted(better)
+
+
+def test_the_one_answer_that_is_always_better_is_not_the_prompt() -> None:
+    rows = judged_rows("a1", "a2", "better", ["a1"] * 4)
+    assert propose_columns(rows) == {"prompt": "ask", "response_1": "a1", "response_2": "a2", "winner": "better"}
+
+
+@pytest.mark.parametrize(
+    "names", [("answer_a", "answer_b", "rating_a", "rating_b"), ("modelA", "modelB", "starsA", "starsB")]
+)
+def test_two_answers_with_their_scores_are_compared(names: tuple[str, str, str, str], tmp_path: Path) -> None:
+    scores: list[tuple[Any, Any]] = [(5, 1), ("1", "4.5"), (3, 3), (2, None)]
+    rows = [
+        {
+            "ask": ask,
+            names[0]: f"The first of {ask}",
+            names[1]: f"The second of {ask}",
+            names[2]: first,
+            names[3]: second,
+        }
+        for ask, (first, second) in zip(ASK, scores, strict=True)
+    ]
+    file = tmp_path / "rated.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    found = find_columns(file)
+    assert found is not None
+    assert (found.format, found.mapping["prompt"], found.unused) == ("judged", "ask", [])
+    data = prepared(tmp_path, rows, columns=found.mapping)
+    assert sorted(data.train["chosen_text"]) == ["The first of What is rain?", "The second of What is snow?"]
+    assert data.report.dropped == {"tie": 1, "malformed": 1}
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"), [("edited", "original"), ("corrected_answer", "draft_answer"), ("after", "before")]
+)
+def test_an_edited_answer_is_the_better_one(better: str, worse: str) -> None:
+    rows = [
+        {"original_prompt": ask, "prompt": f"{ask} Say it.", worse: f"It is {ask}", better: f"It is not {ask}"}
+        for ask in ASK
+    ]
+    assert propose_columns(rows) == {"prompt": "prompt", "chosen": better, "rejected": worse}
 
 
 @pytest.mark.parametrize(

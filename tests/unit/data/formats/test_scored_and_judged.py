@@ -36,6 +36,24 @@ def test_completions_with_equal_scores_are_a_tie(tmp_path: Path) -> None:
     assert prepared_texts(data) == [(ASK, "a1", "a0")]
 
 
+def test_lists_of_objects_with_text_and_score_are_read(tmp_path: Path) -> None:
+    rows = [
+        {
+            "query": f"Why {n}?",
+            name: [{key: "Good.", score: 9}, None, {key: "Bad.", score: "2.5"}, {key: "Odd.", score: None}],
+        }
+        for n, (name, key, score) in enumerate(
+            [("responses", "text", "score"), ("answers", "content", "rating"), ("candidates", "response", "reward")]
+        )
+    ]
+    data = prepared(
+        tmp_path, [*rows, {"query": "Tie?", "responses": [{"text": "A", "score": 1}, {"text": "B", "score": 1}]}]
+    )
+    assert data.report.sources[0].format == "responses"
+    assert set(zip(data.train["chosen_text"], data.train["rejected_text"], strict=True)) == {("Good.", "Bad.")}
+    assert (len(data.train), data.report.dropped) == (3, {"tie": 1})
+
+
 def test_helpsteer_rows_with_the_same_prompt_form_a_pair(tmp_path: Path) -> None:
     def row(prompt: str, response: str, helpfulness: int, correctness: int) -> dict[str, Any]:
         return {"prompt": prompt, "response": response, "helpfulness": helpfulness, "correctness": correctness,

@@ -20,10 +20,11 @@ def step_timer() -> Any:
         seconds: list[float]
         busy: list[float]  # of processor time, which other processes on the machine change less
         tokens: list[int]
+        attended: list[int]  # pairs of a token and one that it attends to
         peaks: list[float]  # FLOP/s
         measured_dtype: Any = None
         measured_steps = 0
-        packed = 0
+        packed = packed_attended = 0
 
         def count_tokens_of(self, engine: Any) -> None:
             pack_groups = engine.pack_groups
@@ -31,12 +32,13 @@ def step_timer() -> Any:
             def counting(pairs: Any, groups: Any) -> Any:
                 batches = pack_groups(pairs, groups)
                 self.packed += sum(batch.input_ids.numel() for batch in batches)
+                self.packed_attended += sum(int((batch.position_ids + 1).sum()) for batch in batches)
                 return batches
 
             engine.pack_groups = counting
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.seconds, self.busy, self.tokens, self.peaks = [], [], [], []
+            self.seconds, self.busy, self.tokens, self.attended, self.peaks = [], [], [], [], []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self.began = time.perf_counter(), time.process_time()
@@ -47,7 +49,8 @@ def step_timer() -> Any:
             self.seconds.append(time.perf_counter() - self.began[0])
             self.busy.append(time.process_time() - self.began[1])
             self.tokens.append(self.packed)
-            self.packed = 0
+            self.attended.append(self.packed_attended)
+            self.packed = self.packed_attended = 0
             if len(self.seconds) <= self.measured_steps:
                 self.peaks.append(measure_peak_flops(self.measured_dtype))
 
@@ -115,7 +118,7 @@ def measure_peak_flops(dtype: Any, seconds: float = 0.5) -> float:
 def flops_per_token(model: Any, adapter_rank: int) -> int:
     """FLOP of a token in forward and backward pass: two products with every frozen matrix, three with a trained one.
 
-    The products of the adapter and of attention are left out, so the fraction of the peak is a lower bound.
+    The products of the adapter are left out, and those of attention counted by ``attention_flops``: a lower bound.
     """
     import torch
 
@@ -123,3 +126,13 @@ def flops_per_token(model: Any, adapter_rank: int) -> int:
     linear = [each for each in matrices if isinstance(each, torch.nn.Linear)]
     base = [each for each in linear if min(each.in_features, each.out_features) > adapter_rank]
     return sum((6 if each.weight.requires_grad else 4) * each.in_features * each.out_features for each in base)
+
+
+def attention_flops(config: Any) -> int:
+    """FLOP of one token that attends to one other, in all layers: two products forward and four backward, for each query head.
+
+    A product that the backward pass computes a second time is not counted. For models without a sliding window.
+    """
+    config = config.get_text_config()
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 6 * 2 * int(config.num_hidden_layers * config.num_attention_heads * head_dim)

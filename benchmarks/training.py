@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks.paired import describe_machine, median, run_alternating
 from benchmarks.preparation import SMOLLM2, write_synthetic_pairs
 from benchmarks.step_measurement import (
+    attention_flops,
     device_memory_gb,
     flops_per_token,
     load_weights,
@@ -139,7 +140,7 @@ def side(
             trainer.add_callback(profile_last_steps(Path(profile), steps))
         clock.measured_steps = steps - PROFILED_STEPS - 1 if profile else steps
         clock.measured_dtype = torch.bfloat16 if setting.model else torch.float32
-        per_token = flops_per_token(trainer.model, LORA["r"])
+        per_token, per_attended = flops_per_token(trainer.model, LORA["r"]), attention_flops(trainer.model.config)
         load_weights(trainer.model)
         before = reset_peak_memory()
         trainer.train()
@@ -147,9 +148,11 @@ def side(
     measured = slice(1 if len(clock.seconds) > 1 else 0, clock.measured_steps)
     later = clock.seconds[measured]
     pairs *= setting.accumulation
-    tokens, peak = sum(clock.tokens[measured]), statistics.mean(clock.peaks[measured])
+    of_weights, of_attention = per_token * sum(clock.tokens[measured]), per_attended * sum(clock.attended[measured])
+    peak = statistics.mean(clock.peaks[measured])
     return {
-        "share_of_peak": tokens * per_token / sum(later) / peak,
+        "share_of_peak": of_weights / sum(later) / peak,
+        "share_with_attention": (of_weights + of_attention) / sum(later) / peak,
         "tflops_of_products": peak / 1e12,
         "pairs_per_second": pairs * len(later) / sum(later),
         "first_step_seconds": clock.seconds[0],
@@ -231,16 +234,17 @@ def compare(file: str, pairs: int, steps: int, rounds: int, threads: int, settin
     sides = {name: side_command(name, file, pairs, steps, threads, setting) for name in ("trl", "ours")}
     results = run_alternating(sides, rounds, "trl", OURS_ENVIRONMENT)
     print(json.dumps(results), file=sys.stderr)  # every figure of every run
-    names = ("pairs_per_second", "peak_gb", "share_of_peak")
+    names = ("pairs_per_second", "peak_gb", "share_of_peak", "share_with_attention")
     orpo_figures = {name: median(results["ours"], name) for name in names}
     orpo_cells = (
         f"{orpo_figures['pairs_per_second']:.3f}",
         f"{orpo_figures['peak_gb']:.2f}",
         f"{orpo_figures['share_of_peak']:.0%}",
+        f"{orpo_figures['share_with_attention']:.0%}",
     )
     row = [Path(file).name, f"{pairs} × {setting.accumulation}" if setting.accumulation > 1 else str(pairs)]
     if not results["trl"]:
-        return table_row(*row, "killed", orpo_cells[0], "", "killed", orpo_cells[1], "", orpo_cells[2], "", "")
+        return table_row(*row, "killed", orpo_cells[0], "", "killed", orpo_cells[1], "", *orpo_cells[2:], "", "")
     trl_figures = {name: median(results["trl"], name) for name in names[:2]}
     differences = [
         max(abs(a - b) / abs(b) for a, b in zip(results["ours"][0][name], results["trl"][0][name], strict=True))
@@ -249,7 +253,7 @@ def compare(file: str, pairs: int, steps: int, rounds: int, threads: int, settin
     faster, smaller = (orpo_figures[name] / trl_figures[name] for name in names[:2])
     trl = f"{trl_figures['pairs_per_second']:.3f}", f"{trl_figures['peak_gb']:.2f}"
     return table_row(
-        *row, trl[0], orpo_cells[0], f"**{faster:.2f}**", trl[1], orpo_cells[1], f"**{smaller:.2f}**", orpo_cells[2],
+        *row, trl[0], orpo_cells[0], f"**{faster:.2f}**", trl[1], orpo_cells[1], f"**{smaller:.2f}**", *orpo_cells[2:],
         f"{differences[0]:.0e}", f"{differences[1]:.0e}",
     )  # fmt: skip
 
@@ -260,7 +264,7 @@ def table_row(*cells: str) -> str:
 
 HEAD = table_row(
     "file", "pairs per step", "TRL, pairs/s", "orpo-cli, pairs/s", "ratio", "TRL, GB", "orpo-cli, GB", "ratio",
-    "orpo-cli, of the matmul peak", "loss difference", "gradient norm difference",
+    "orpo-cli, of the matmul peak", "with attention", "loss difference", "gradient norm difference",
 )  # fmt: skip
 
 
@@ -313,7 +317,7 @@ def main() -> None:
     print(
         f"Training{' '.join(['', *model])}, {describe_machine()}; medians of {rounds} alternating runs of {steps} steps.\n\n{HEAD}"
     )
-    print(table_row(*["---"] * 11))
+    print(table_row(*["---"] * 12))
     with tempfile.TemporaryDirectory() as folder:
         named = options.files or [str(write_synthetic_pairs(Path(folder) / "synthetic.jsonl", 200))]
         for file, batches in files_and_batches(named):

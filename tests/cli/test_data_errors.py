@@ -110,14 +110,16 @@ def test_wrong_columns_are_found_before_the_model_is_read(tmp_path: Path, orpo_h
     assert "Known formats" not in done.stderr
 
 
-def test_columns_of_other_names_are_in_the_example_of_the_error(tmp_path: Path, orpo_here: Orpo) -> None:
+def test_columns_of_other_names_are_in_the_line_to_complete(tmp_path: Path, orpo_here: Orpo) -> None:
     recipe = write_recipe(tmp_path)
     (tmp_path / "x.csv").write_text("customer,our reply,robot_reply\nIs it open?,Yes until six.,I do not know.\n")
     done = orpo_here("data", recipe, "--set", "dataset.train.path=x.csv")
     assert done.returncode == 4
-    assert 'example `columns: {prompt: customer, chosen: "our reply", rejected: robot_reply}`' in done.stderr
+    assert "`columns: {prompt: customer, chosen: BETTER, rejected: WORSE}`" in done.stderr
+    assert '("our reply" and "robot_reply"?)' in done.stderr
     assert len(done.stderr.splitlines()) == 2
     shown = done.stderr.partition("`columns: ")[2].partition("`")[0]
+    shown = shown.replace("BETTER", '"our reply"').replace("WORSE", "robot_reply")
     done = orpo_here("data", recipe, "--set", "dataset.train.path=x.csv", "--set", f"dataset.train.columns={shown}")
     assert "1 rows read, 1 kept" in done.stdout
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any
 
 from orpo_cli.data.formats.column_values import (
+    SCORE_WORDS,
     column_names,
     column_texts,
     has_sentences,
@@ -63,10 +65,6 @@ LABEL_WORDS = {
     "accepted",
     "correct",
 }
-SCORE_WORDS = {
-    "helpfulness", "star", "stars", "rating", "ratings", "rated", "score", "scores", "grade", "grades", "quality", "points",
-    "reward", "votes", "upvotes", "likes", *"评星",
-}  # fmt: skip
 
 
 def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
@@ -225,11 +223,11 @@ def _is_verdict(column: str, answers: tuple[str, str], targets: tuple[str, str] 
     )
 
 
-def example_columns(rows: Sequence[Any]) -> str | None:
-    """`columns:` as an example: the first three columns of texts, or two, in the order of the data; None where one is no answer.
+def columns_to_complete(rows: Sequence[Any]) -> str | None:
+    """What to write for columns whose names do not say which answer is the better one: `columns:` with gaps, and candidates for them.
 
     Columns of one word only where there are no others. Ids, numbers, dates and labels are no answers, and of two columns that
-    both are answers, none or each has a name that says so.
+    both are answers, none or each has a name that says so. None where two columns of answers are not found.
     """
     texts = [name for name in column_names(rows) if column_texts(name, rows)]
     texts = [name for name in texts if not no_answers(name, rows) and not is_label(name, rows)]
@@ -239,4 +237,6 @@ def example_columns(rows: Sequence[Any]) -> str | None:
     answers = [name for name in texts if name not in prompts]
     if len(answers) < 2 or len({bool(name_words(name) & RESPONSE_WORDS) for name in answers[:2]}) > 1:
         return None
-    return columns_line({**({"prompt": prompts[0]} if prompts else {}), "chosen": answers[0], "rejected": answers[1]})
+    line = columns_line({**({"prompt": prompts[0]} if prompts else {}), "chosen": "BETTER", "rejected": "WORSE"})
+    names = " and ".join(json.dumps(name, ensure_ascii=False) for name in answers[:2])
+    return f"`{line}`, with the columns of the better and of the worse answer in place of BETTER and WORSE ({names}?)"

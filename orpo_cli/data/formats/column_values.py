@@ -16,6 +16,11 @@ DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ]\d.*)?")
 LABEL = re.compile(r"[\w/+-]+(\.[\w/+-]+)*")  # gpt-3.5, but not "No."
 ID = re.compile(r"[A-Za-z0-9_-]*\d[A-Za-z0-9_-]*")  # q17, 3f2a-99
 
+SCORE_WORDS = {
+    "helpfulness", "star", "stars", "rating", "ratings", "rated", "score", "scores", "grade", "grades", "quality", "points",
+    "reward", "votes", "upvotes", "likes", *"评星",
+}  # fmt: skip
+
 
 def has_sentences(name: str, rows: Sequence[Any]) -> bool:
     """Whether most values of a column are messages, or texts of several words that differ between the rows."""

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from orpo_cli.data.formats import judged, preference
-from orpo_cli.data.formats.column_proposals import example_columns, propose_columns, propose_labelled, propose_rated
+from orpo_cli.data.formats.column_proposals import columns_to_complete, propose_columns, propose_labelled, propose_rated
 from orpo_cli.data.formats.conversations import ALPACA, HH, OPENAI, SHAREGPT, SWIFT
 from orpo_cli.data.formats.format import SCORES, Format, Row
 from orpo_cli.data.formats.judged import JUDGED, Verdict
@@ -78,7 +78,7 @@ def detect_format(
 
 
 def _format_remedy(rows: Sequence[Any]) -> str:
-    """What to write for rows of no known format: a mapping by names, an example with their columns, or a known format."""
+    """What to write for rows of no known format: a mapping by names, one to complete, or a known format."""
     if proposed := propose_columns(rows):
         return f"Write `{columns_line(proposed)}` below the path of the source in the recipe."
     if missing := _missing_column(rows):
@@ -90,10 +90,10 @@ def _format_remedy(rows: Sequence[Any]) -> str:
             f"A pair needs two answers. If other rows have more answers to the same prompt, write `{columns_line(rated)}` below "
             "the path of the source in the recipe."
         )
-    if example := example_columns(rows):
+    if gaps := columns_to_complete(rows):
         return (
-            f"Say which column is which below the path of the source in the recipe, for example `{example}`: chosen is the better "
-            f"answer. If the rows have another format: the known ones are {', '.join(format_.name for format_ in FORMATS)}, see "
+            f"Write which column is which below the path of the source in the recipe: {gaps}. "
+            f"If the rows have another format: the known ones are {', '.join(format_.name for format_ in FORMATS)}, see "
             f"{DOCS}/reference/data.md"
         )
     known_formats = "".join(f"\n    {format_.name}: {format_.description}" for format_ in FORMATS)

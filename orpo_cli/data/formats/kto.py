@@ -26,11 +26,12 @@ from orpo_cli.data.sources.opened import Row as NamedRow
 MAX_UNPAIRED = 100_000  # rows that wait for a partner; above, the oldest is dropped, to bound the memory
 SHARED = ("prompt", *SYSTEM_COLUMNS, "tools")  # columns in which the two rows of a pair are equal
 GOOD_LABELS = (
-    "true", "1", "1.0", "yes", "good", "up", "thumbs up", "like", "liked", "positive", "accepted", "helpful", "👍", "赞", "好", "满意",
+    "true", "1", "1.0", "yes", "good", "up", "thumbs up", "like", "liked", "positive", "accepted", "helpful", "👍", "赞", "好", "满意", "是", "对",
+    "有用", "采纳",
 )  # fmt: skip
 BAD_LABELS = (
     "false", "0", "0.0", "no", "bad", "down", "thumbs down", "dislike", "disliked", "negative", "rejected", "unhelpful", "👎", "踩", "差",
-    "不满意",
+    "不满意", "否", "错", "没用", "无用", "未采纳", "不采纳",
 )  # fmt: skip
 LABELS = {**dict.fromkeys(GOOD_LABELS, True), **dict.fromkeys(BAD_LABELS, False)}
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from orpo_cli.data.formats.column_values import SCORE_WORDS, name_words
 from orpo_cli.data.formats.conversations import TRANSCRIPT_TURN, parse_transcript
 from orpo_cli.data.formats.format import (
     SYSTEM_COLUMNS,
@@ -142,7 +143,8 @@ def answer_keys(value: Any) -> tuple[str, str] | None:
     if not _is_list_of(value, dict):
         return None
     shared = set.intersection(*(set(each) for each in value if each is not None))
-    text, score = (next((key for key in keys if key in shared), None) for keys in (TEXT_KEYS, ANSWER_SCORE_KEYS))
+    scores = [*ANSWER_SCORE_KEYS, *sorted(key for key in shared if name_words(key) & SCORE_WORDS)]
+    text, score = (next((key for key in keys if key in shared), None) for keys in (TEXT_KEYS, scores))
     return (text, score) if text and score else None
 
 

@@ -43,7 +43,7 @@ def test_lists_of_objects_with_text_and_score_are_read(tmp_path: Path) -> None:
             name: [{key: "Good.", score: 9}, None, {key: "Bad.", score: "2.5"}, {key: "Odd.", score: None}],
         }
         for n, (name, key, score) in enumerate(
-            [("responses", "text", "score"), ("answers", "content", "rating"), ("candidates", "response", "reward")]
+            [("responses", "text", "score"), ("answers", "content", "rating"), ("candidates", "response", "user_votes")]
         )
     ]
     data = prepared(

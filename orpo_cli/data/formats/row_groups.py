@@ -7,10 +7,11 @@ import json
 import pickle
 from collections.abc import Callable, Iterator
 from itertools import groupby
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 from orpo_cli.data.sources.opened import Row
+from orpo_cli.os_errors import explain_limits
 
 Key = Callable[[Row], Any]  # JSON-like; equal for the rows of a group
 GroupRows = Callable[[Iterator[Row], Key], Iterator[list[Row]]]
@@ -20,8 +21,11 @@ def all_rows(rows: Iterator[Row], key: Key) -> Iterator[list[Row]]:
     """Groups of all rows, in the order of their first rows.
 
     The rows wait in a temporary file, because a group may end with the last row; the memory has their positions only.
+    Raises MachineError where there is no room for it.
     """
-    with TemporaryFile() as file:
+    what = f"the rows of a source wait in a temporary file in {gettempdir()} until their groups are complete"
+    remedy = "Free as much space as the source takes, or set TMPDIR to a folder on another disk."
+    with explain_limits(what, remedy), TemporaryFile() as file:  # closing it writes, too
         groups: dict[bytes, list[int]] = {}
         for row in rows:
             text = json.dumps(key(row), sort_keys=True, default=str)

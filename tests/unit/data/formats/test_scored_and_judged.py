@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.file_size_limit import file_size_limit
 from support.message_rows import ASK, BAD, GOOD, SYSTEM_ROWS, prepared, prepared_texts
 from support.pair_rows import user
 
 from orpo_cli.data.formats.detect import detect_format
-from orpo_cli.errors import DataError
+from orpo_cli.data.formats.row_groups import all_rows
+from orpo_cli.data.sources.opened import Row as NamedRow
+from orpo_cli.errors import DataError, MachineError
 
 
 def completions(*scores: Any) -> dict[str, Any]:
@@ -87,6 +91,15 @@ def test_helpsteer_rows_of_a_prompt_may_be_anywhere_in_a_source_but_follow_each_
     with pytest.raises(DataError, match="the row before it and the row after it have other prompts") as caught:
         prepared(tmp_path, rows, streaming=True)
     assert "sort the rows by their prompt" in str(caught.value.remedy)
+
+
+def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    rows = [NamedRow(f"x:{n}", {"prompt": f"Why {n % 9}?", "response": "Because. " * 99}) for n in range(99)]
+    with file_size_limit(10_000), pytest.raises(MachineError) as caught:
+        list(all_rows(iter(rows), lambda row: row.value["prompt"]))
+    assert f"a temporary file in {tmp_path}" in caught.value.message
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_good_and_a_bad_completion_of_one_prompt_form_a_pair_at_any_distance(tmp_path: Path) -> None:

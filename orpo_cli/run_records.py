@@ -86,6 +86,7 @@ class RunRecord(Record):
     name: str = ""
     attempts: list[AttemptRecord] = []
     steps: int | None = None
+    planned_steps: int | None = None  # more than steps where a callback has ended the training
     seconds: float | None = None
     error: str | None = None
     versions: dict[str, str | None] = {}

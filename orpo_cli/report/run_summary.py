@@ -24,7 +24,10 @@ def _entries(history: RunHistory) -> Iterator[tuple[str, str]]:
     """Label and text of each entry."""
     run, last = history.run, history.last_train
     seconds = run.get("train_seconds") or run.get("seconds") or 0  # of all attempts; of the last one in older runs
-    yield "", f"trained {history.steps} steps in {duration_text(seconds)}"
+    planned, trained = run.get("planned_steps"), history.steps
+    early = f" of {planned}" if is_number(planned) and planned > (trained or 0) else ""
+    reason = ": stopped by a callback" if early else ""
+    yield "", f"trained {trained}{early} steps in {duration_text(seconds)}{reason}"
     ends = (*history.train[-1:], *history.evals[-1:], *history.events[-1:])  # not every step has a line
     counted = max(ends, key=lambda line: line["pairs"] if is_number(line.get("pairs")) else 0, default={})
     amounts = [

@@ -202,6 +202,32 @@ def trains_longer(rundir: RunDir, plan: Plan) -> bool:
     )
 
 
+def steps_left_by_callback(rundir: RunDir) -> int:
+    """Steps of a finished run that were not trained, because a callback ended it; 0 where there are none."""
+    run = rundir.read_run()
+    return max(0, (run.get("planned_steps") or 0) - (run.get("steps") or 0))
+
+
+def has_steps_to_train(rundir: RunDir, plan: Plan, resume: str) -> bool:
+    """Whether a finished run is resumed to train further steps: ``plan`` has more, or a callback ended it and ``resume`` is a path.
+
+    Raises UsageError as ``trains_longer``.
+    """
+    return trains_longer(rundir, plan) or (resume != "auto" and steps_left_by_callback(rundir) > 0)
+
+
+def describe_finished(rundir: RunDir) -> str:
+    """Why ``--resume auto`` trains nothing, and how a run that a callback ended continues."""
+    if not (left := steps_left_by_callback(rundir)):
+        return f"{rundir.root}: this run has finished; there is nothing to resume"
+    steps = rundir.read_run()["steps"]
+    text = f"{rundir.root}: a callback ended this run at step {steps} of {steps + left}, and nothing is trained"
+    checkpoint = rundir.last_checkpoint(contents=False)
+    if checkpoint is None:
+        return f"{text}; it has no checkpoint to continue from"
+    return f"{text}; `--resume {checkpoint}` trains the other steps"
+
+
 def _changed_sections(before: Plan, now: Plan) -> dict[str, str]:
     """Sections that only one of the plans has, also with defaults only: `lora: {}` trains another model than no section."""
     return {

@@ -178,9 +178,15 @@ def _finish(
     metrics.file.finish()
     write_last_step(rundir, trainer.state.global_step)
     save_result(trainer.model, inputs.tokenizer, plan, rundir, weights)
-    metrics.event("end", reason=FINISHED)
+    metrics.event("end", _early_end(trainer), reason=FINISHED)
     metrics.file.finish()
     _record_result(rundir, trainer, metrics, time.time() - started)
+
+
+def _early_end(trainer: PairTrainer) -> str | None:
+    """How the training ended before its last planned step: without an error, only a callback does that. None where it did not."""
+    step, planned = trainer.state.global_step, trainer.state.max_steps
+    return f"stopped by a callback at step {step} of {planned}" if step < planned else None
 
 
 def trackers_read_checkpoints(report_to: Sequence[str]) -> bool:
@@ -272,9 +278,11 @@ def _record_result(rundir: RunDir, trainer: PairTrainer, metrics: MetricsCallbac
         rundir,
         FINISHED,
         to_step=trainer.state.global_step,
+        detail=_early_end(trainer),
         seconds=round(seconds, 1),
         **metrics.figures(),
         steps=trainer.state.global_step,
+        planned_steps=trainer.state.max_steps,
         final_metrics=metrics.last,
         final_evaluation=evaluations[-1] if evaluations else {},
         best_checkpoint=trainer.state.best_model_checkpoint,

@@ -94,7 +94,9 @@ def train_recipe(
             record["command"] = []
         checkpoint = open_run(rundir, loaded, plan, source, resume, console, record, allow_changed)
         if not rundir.attempt:
-            console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
+            from orpo_cli.training.resume import describe_finished
+
+            console.note(describe_finished(rundir))
             _write_missing_card(rundir, console)
             return rundir
         if sweep is not None:
@@ -116,12 +118,13 @@ def train_recipe(
 
 def _train_on_other_machine(loaded: LoadedRecipe, console: Console, *, resume: str, strict: bool) -> RunDir:
     """Train on another machine than machine 0, which opens the run."""
-    from orpo_cli.training.resume import trains_longer
+    from orpo_cli.training.resume import describe_finished, has_steps_to_train
 
     rundir = RunDir(loaded.output_dir)
     plan, source, *_ = build_plan(loaded, console, to_train=True, strict=strict)
-    if resume != "never" and rundir.is_run() and rundir.status() == FINISHED and not trains_longer(rundir, plan):
-        console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
+    is_finished = resume != "never" and rundir.is_run() and rundir.status() == FINISHED
+    if is_finished and not has_steps_to_train(rundir, plan, resume):
+        console.note(describe_finished(rundir))
         return rundir
     return train_on_other_machine(plan, source, console)
 
@@ -175,7 +178,7 @@ def open_run(
     does not fit the run in it, or the data of a finished run have changed. ``record``: fields of run.json.
     """
     from orpo_cli.training.provenance import installed_versions
-    from orpo_cli.training.resume import checkpoint_to_resume, restore_later, trains_longer
+    from orpo_cli.training.resume import checkpoint_to_resume, has_steps_to_train, restore_later
 
     versions = installed_versions()
     texts = RecipeTexts(rerunnable_recipe(loaded), recipe_with_overrides(loaded))
@@ -192,7 +195,7 @@ def open_run(
     repair_records(rundir, console.warn)
     repair_plan(rundir, plan, texts, console.warn)
     damage = None
-    if rundir.status() == FINISHED and not trains_longer(rundir, plan):
+    if rundir.status() == FINISHED and not has_steps_to_train(rundir, plan, resume):
         damage = rundir.result_damage()
         if damage is None and resume != "auto":
             raise UsageError(

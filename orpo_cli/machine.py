@@ -116,15 +116,16 @@ def _available_gpu_bytes(device_count: int) -> int | None:
     return int(done.stdout) if done.returncode == 0 else None
 
 
-def assume_gpus(machine: Machine, count: int) -> Machine:
-    """``machine`` with ``count`` GPUs of 80 GB: to plan for another machine than this one."""
-    name = f"{ASSUMED_GPU_BYTES / 1e9:.0f} GB GPU (assumed)"
+def assume_gpus(machine: Machine, count: int, memory_bytes: int | None = None) -> Machine:
+    """``machine`` with ``count`` GPUs, of 80 GB by default: to plan for another machine than this one."""
+    memory_bytes = memory_bytes or ASSUMED_GPU_BYTES
+    name = f"{memory_bytes / 1e9:g} GB GPU (assumed)"
     return replace(
         machine,
         device="cuda",
         device_name=name,
         device_count=count,
-        device_memory_bytes=ASSUMED_GPU_BYTES,
+        device_memory_bytes=memory_bytes,
         bf16=True,
         flash_attention=False,
         available_bytes=None,

@@ -69,12 +69,13 @@ def plan(
     eval_dataset: Dataset | None = None,
     model: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    gpu_memory: float | None = None,
     strict: bool = False,
     verbose: bool = False,
 ) -> PlannedTraining:
     """Decide every value of a recipe on this machine, and estimate memory and time; weights are not downloaded.
 
-    The arguments are those of ``train``. Raises RecipeError, UsageError, MachineError (such as a package of the model that is
+    The arguments are those of ``train``. ``gpu_memory``: plan for a machine with GPUs of so many GB (1e9 bytes), such as 24. Raises RecipeError, UsageError, MachineError (such as a package of the model that is
     not installed) and HubError; with ``strict``, also DataError for data that ``train`` will refuse, which is a warning otherwise.
     """
     from orpo_cli.report.estimate_view import estimate_document
@@ -84,7 +85,8 @@ def plan(
         saved = save_objects(train_dataset, eval_dataset, model, tokenizer)
         loaded = resolve_recipe(recipe, overrides, strict=strict, saved=saved)
         with naming_datasets(saved):
-            result = build_plan(loaded, console, to_train=False, strict=strict)
+            gpu_bytes = None if gpu_memory is None else round(gpu_memory * 1e9)
+            result = build_plan(loaded, console, to_train=False, strict=strict, gpu_bytes=gpu_bytes)
         inputs = result.estimate_inputs
         estimate = None if inputs is None else estimate_document(result.plan, inputs, compare=False)
     if estimate is not None:

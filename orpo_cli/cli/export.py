@@ -72,6 +72,7 @@ def command(
     """
     from orpo_cli.exporting.export import export
     from orpo_cli.exporting.export_request import ExportRequest
+    from orpo_cli.exporting.gguf.gguf_export import LLAMA_CPP
 
     console = Console(quiet=quiet, as_json=as_json)
     warn_about_remote_code(target, console)
@@ -95,6 +96,12 @@ def command(
             console.warn(f"{each.format}: the first comparison failed and its repetition passed; see export.json")
         status = "already exported" if each.already_exported else "exported"
         console.note(f"{each.format}: {status}{' and verified' * each.record.verified}, {size}")
+        if each.already_exported and any(
+            item["name"].endswith(LLAMA_CPP) and item["passed"] is None for item in each.record.checklist
+        ):
+            console.note(
+                f"{each.format}: it was not checked in llama.cpp, which was not installed: --overwrite exports and checks it again"
+            )
         console.result(str(each.output))
     unchanged = all(each.already_exported for each in exported)
     console.document({"status": "unchanged" if unchanged else "exported", "exports": exported})

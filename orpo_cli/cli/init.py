@@ -62,7 +62,7 @@ def command(
     path, name = output or Path(f"{name}.yaml"), Path(name).name
     source = shipped_recipe(shipped) if shipped else None
     inspected = inspect_data(data) if data and data.strip() else InspectedData()
-    if inspected.problem and force and path.is_file():
+    if inspected.problem and not inspected.has_rows and force and path.is_file():
         raise DataError(
             f"{path} is not overwritten, because its data cannot be used: {inspected.problem}",
             remedy=f"{'Change' if Path(data or '').exists() else 'First write your pairs to'} {data}, or give another path (--data).",

@@ -28,6 +28,12 @@ def command(
         bool,
         typer.Option("--show-origin", help="Show where each value comes from: file and line, --set, environment."),
     ] = False,
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option(
+            "--gpu-memory", min=1, metavar="GB", help="Plan for a machine with GPUs of this memory, such as 24."
+        ),
+    ] = None,
     strict: Strict = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -37,19 +43,22 @@ def command(
     Downloads no weights. --all shows every value with its reason, and for
     several processes (launch.num_processes) compares DDP, FSDP and
     DeepSpeed's ZeRO: memory of a device and of the host, and bytes sent in
-    a step. GPUs that this machine does not have are assumed to have 80 GB.
+    a step. --gpu-memory plans for a GPU that this machine does not have; more
+    processes than GPUs are planned for GPUs of 80 GB.
 
     [bold]Examples[/bold]
 
       orpo plan my.yaml
       orpo plan my.yaml --all
+      orpo plan my.yaml --gpu-memory 24
       orpo plan my.yaml --set training.max_steps=20 --json
       orpo plan my.yaml --show-origin
       orpo plan my.yaml --all --set launch.num_processes=4
     """
     console = Console(quiet=quiet, as_json=as_json)
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
-    result = build_plan(loaded, console, to_train=False, strict=strict)
+    gpu_bytes = None if gpu_memory is None else round(gpu_memory * 1e9)
+    result = build_plan(loaded, console, to_train=False, strict=strict, gpu_bytes=gpu_bytes)
     plan, inputs = result.plan, result.estimate_inputs
     every_value = every_value or show_origin
     with show_status(console) as status:

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.data.filters import REASONS, REMEDIES
 from orpo_cli.data.formats.column_proposals import propose_columns
 from orpo_cli.data.formats.detect import SCORE_COLUMNS, check_columns, detect_format, rename_columns
 from orpo_cli.data.formats.format import Format
@@ -22,6 +23,7 @@ from orpo_cli.errors import DataError
 from orpo_cli.recipe.schema import Source
 
 FORMAT_SAMPLE_ROWS = 100  # rows that decide the format of a source
+FEW_PAIRS = 400  # from here on a twentieth of the pairs is at least 20, the least that says something about an accuracy
 PLAIN_TEXT = "text"  # format of rows whose texts are trained as they are, JSON too
 
 
@@ -49,7 +51,12 @@ def check_first_rows(source: Source) -> None:
         check_columns(source.columns, rows, str(path))
         rows = prepare_rows([rename_columns(row, source.columns) for row in rows], source.format)
         where = f"{path} (its first rows)"
-        detect_format(rows, source.format, where, labels=source.labels, columns=source.columns)
+        format_ = detect_format(rows, source.format, where, labels=source.labels, columns=source.columns)
+        if rejection := _without_prompt(format_, rows):
+            detail = rejection.detail or REASONS[rejection.reason]
+            raise DataError(
+                f"{where}: no row can be used: {detail}.", remedy=rejection.remedy or REMEDIES[rejection.reason]
+            )
 
 
 def has_columns(path: Path, source: Source) -> bool:
@@ -63,10 +70,10 @@ def has_columns(path: Path, source: Source) -> bool:
     return True
 
 
-def count_first_rows(path: Path) -> int:
-    """Number of rows that are read of a local data file to detect its format; 0 where they cannot be read."""
+def count_first_rows(path: Path, limit: int = FORMAT_SAMPLE_ROWS) -> int:
+    """Number of rows of a local data file, at most ``limit``; 0 where they cannot be read."""
     try:
-        return len(read_first_rows(path, Source(path=str(path)))) if path.is_file() else 0
+        return sum(1 for _ in islice(files.read_rows(path), limit)) if path.is_file() else 0
     except DataError:
         return 0
 
@@ -89,7 +96,7 @@ class FoundColumns:
     used: list[str]  # names in the data
     unused: list[str]
     other_prompts: list[str]  # columns that may be the prompt as well as the mapped one
-    all_rows: int | None  # of the file, if they are few
+    few_rows: int | None  # rows of the file, if they form few pairs
 
     @property
     def prompt_is_guessed(self) -> bool:
@@ -125,24 +132,30 @@ def find_columns(path: Path) -> FoundColumns | None:
     unused = [name for name in names if name not in read]
     others = prompt_candidates(rows, (*mapping.values(), *read)) if "prompt" in mapping else []
     used = [mapping.get(name, name) for name in names if name in read]
-    return FoundColumns(
-        format_.name, mapping, used, unused, others, len(rows) if len(rows) < FORMAT_SAMPLE_ROWS else None
-    )
+    limit = FEW_PAIRS if format_.group is None else 2 * FEW_PAIRS
+    count = count_first_rows(path, limit)
+    return FoundColumns(format_.name, mapping, used, unused, others, count if 0 < count < limit else None)
 
 
 def _missing_prompt(format_: Format, rows: list[Any]) -> dict[str, str]:
     """The mapping of the prompt for rows of a known format that all lack one, although another column may be it."""
-    reasons = set()
+    candidates = prompt_candidates(rows, format_.columns) if _without_prompt(format_, rows) else []
+    return {"prompt": candidates[0]} if candidates else {}
+
+
+def _without_prompt(format_: Format, rows: list[Any]) -> RowRejected | None:
+    """Why the first row cannot be used that has no prompt, where no row can be used; None elsewhere."""
+    rejected: list[RowRejected] = []
     for row in rows:
         try:
-            format_.read(row, Counter())
-            return {}
+            pair = format_.read(row, Counter())
         except RowRejected as error:
-            reasons.add(error.reason)
-    if "empty_prompt" not in reasons:
-        return {}
-    candidates = prompt_candidates(rows, format_.columns)
-    return {"prompt": candidates[0]} if candidates else {}
+            rejected.append(error)
+        else:
+            if pair.prompt_text.strip():
+                return None
+            rejected.append(RowRejected("empty_prompt"))
+    return next((each for each in rejected if each.reason == "empty_prompt"), None)
 
 
 def read_first_rows(path: Path, source: Source) -> list[Any]:

@@ -101,14 +101,14 @@ def _strategy_lines(document: dict[str, Any]) -> list[str]:
         f"# sent by each process in a step: about {_short_gb(document['sent_bytes'])} GB",
         "# strategies: GB of a device and of the host with the smallest",
         "# micro-batch, GB sent in a step, smallest GPU that fits",
-        f"# {'strategy':<27}{'device':>6}{'host':>6}{'sent':>6}  fits GPU",
+        f"# {'strategy':<26}{'device':>6} {'host':>5} {'sent':>6}  fits GPU",
     ]
     for row in document["strategies"]:
         device, host, sent = (_short_gb(row[f"{part}_bytes"]) for part in ("device", "host", "sent"))
         smallest = "none" if row["smallest_device"] is None else f"{row['smallest_device']} GB"
         name = row["strategy"] + (" " + "*" * (settings.index(row["setting"]) + 1) if row["setting"] else "")
         fits = "yes" if row["fits"] else "no"
-        lines.append(f"# {name:<27}{device:>6}{host:>6}{sent:>6}  {fits:<4} {smallest}")
+        lines.append(f"# {name:<26}{device:>6} {host:>5} {sent:>6}  {fits:<4} {smallest}")
     lines += [f"# {'*' * number} with {setting}" for number, setting in enumerate(settings, 1)]
     return lines + [f"# {name}: not possible, {reason}" for name, reason in document["excluded"].items()]
 

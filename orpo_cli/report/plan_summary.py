@@ -114,6 +114,14 @@ def _entries(
     if estimate is not None:
         yield "memory", _memory(estimate, screen)
         yield "time", [_time(plan, estimate["step"], steps, done, estimate["lengths"] == "of the pairs")]
+    elif inputs is None:
+        name = short_path(values["model"]["model_name_or_path"])
+        yield (
+            "memory",
+            [
+                f"not known, and the time neither: the configuration of {name} is not on this machine. A folder with its config.json is enough: --set model.model_name_or_path=DIR"
+            ],
+        )
     yield "run", [short_path(values["output_dir"])]
 
 

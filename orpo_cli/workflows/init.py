@@ -25,7 +25,7 @@ _NEXT_LINE = "\n    "  # of the keys of dataset.train
 HELD_OUT, HELD_OUT_OF_FEW = (
     0.05,
     0.2,
-)  # fractions of the pairs, in general and of a file with fewer rows than are read of it
+)  # fractions of the pairs, in general and of a file with few pairs
 
 KeyPath = tuple[str, ...]  # ("dataset", "train", "path")
 
@@ -86,7 +86,7 @@ class InspectedData:
 
 def inspect_data(data: str) -> InspectedData:
     """Look at a local file of pairs: whether it is there and preference data, and which of its columns are used."""
-    from orpo_cli.data.first_rows import FORMAT_SAMPLE_ROWS, count_first_rows, find_columns
+    from orpo_cli.data.first_rows import FEW_PAIRS, count_first_rows, find_columns
     from orpo_cli.data.formats.prompt_columns import columns_line
     from orpo_cli.data.sources.source import looks_local
 
@@ -98,9 +98,9 @@ def inspect_data(data: str) -> InspectedData:
     try:
         found = find_columns(path)
     except DataError as error:
-        rows = count_first_rows(path)
+        rows = count_first_rows(path, FEW_PAIRS)
         return InspectedData(
-            held_out=HELD_OUT_OF_FEW if 0 < rows < FORMAT_SAMPLE_ROWS else HELD_OUT,
+            held_out=HELD_OUT_OF_FEW if 0 < rows < FEW_PAIRS else HELD_OUT,
             problem=f"{error.message} {error.remedy or ''}".rstrip(),
             has_rows=rows > 0,
         )
@@ -108,9 +108,9 @@ def inspect_data(data: str) -> InspectedData:
         return InspectedData()
     few: tuple[str, ...] = ()
     held_out = HELD_OUT
-    if found.all_rows is not None:
+    if found.few_rows is not None:
         held_out = HELD_OUT_OF_FEW
-        few = (f"{data} has {found.all_rows} rows, so a fifth is held out (dataset.eval.test_size)",)
+        few = (f"{data} has {found.few_rows} rows, so a fifth is held out (dataset.eval.test_size)",)
     unused = f"; not used: {', '.join(found.unused)}" if found.unused else ""
     if not found.mapping:
         note = f"{data}, format {found.format}: uses the columns {', '.join(found.used)}{unused}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orpo_cli.errors import DataError, HubError, MachineError, Problem, RecipeError, explain_hint
+from orpo_cli.errors import DataError, HubError, MachineError, Problem, RecipeError, UsageError, explain_hint
 from orpo_cli.estimate.memory import EstimateInputs
 from orpo_cli.planning.model_facts import ModelFacts
 from orpo_cli.planning.plan import CHECKPOINTING, TOKEN_BUDGET, ModelPlan, Plan
@@ -41,15 +41,18 @@ class PlanResult(NamedTuple):
     estimate_inputs: EstimateInputs | None
 
 
-def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict: bool) -> PlanResult:
+def build_plan(
+    loaded: LoadedRecipe, console: Console, *, to_train: bool, strict: bool, gpu_bytes: int | None = None
+) -> PlanResult:
     """The plan of a loaded recipe on this machine; its warnings go to standard error.
 
     ``to_train``: a model that cannot be read and a requirement that is not met are errors. ``strict``: so is every warning.
+    ``gpu_bytes``: plan for a machine with GPUs of this memory instead.
     A terminal shows what the seconds are for.
     """
     with show_status(console) as status:
         refused = () if to_train else _check_data(loaded, console, strict=strict)
-        result = _build_plan(loaded, console, status, to_train=to_train, strict=strict)
+        result = _build_plan(loaded, console, status, to_train=to_train, strict=strict, gpu_bytes=gpu_bytes)
         return result._replace(warnings=(*refused, *result.warnings))
 
 
@@ -81,7 +84,13 @@ def check_local_data(loaded: LoadedRecipe) -> None:
 
 
 def _build_plan(
-    loaded: LoadedRecipe, console: Console, status: Callable[[str], None], *, to_train: bool, strict: bool
+    loaded: LoadedRecipe,
+    console: Console,
+    status: Callable[[str], None],
+    *,
+    to_train: bool,
+    strict: bool,
+    gpu_bytes: int | None,
 ) -> PlanResult:
     status("loading the libraries")
     from orpo_cli.estimate.fit_to_memory import fit_to_memory
@@ -94,7 +103,7 @@ def _build_plan(
 
     machine = probe(Path(loaded.recipe.output_dir or "."))
     if not to_train:
-        machine = _planned_machine(machine, loaded)
+        machine = _planned_machine(machine, loaded, gpu_bytes)
     status("reading the configuration of the model")
     source = ModelSource(model_with_absolute_paths(loaded))
     facts = _read_model_facts(source, loaded, console, to_train=to_train)
@@ -164,11 +173,18 @@ def estimate_record(estimate: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _planned_machine(machine: Machine, loaded: LoadedRecipe) -> Machine:
-    """This machine, or assumed GPUs where the recipe has more processes than this machine has GPUs."""
+def _planned_machine(machine: Machine, loaded: LoadedRecipe, gpu_bytes: int | None) -> Machine:
+    """This machine, or assumed GPUs of ``gpu_bytes``, or where the recipe has more processes than this machine has GPUs."""
     from orpo_cli.machine import assume_gpus
 
     launch, gpus = loaded.recipe.launch, machine.device_count if machine.device == "cuda" else 0
+    if gpu_bytes is not None:
+        if loaded.recipe.training.use_cpu:
+            raise UsageError(
+                "--gpu-memory does nothing: the recipe sets training.use_cpu.", remedy="Remove one of both."
+            )
+        count = 1 if launch.num_processes == "auto" else max(1, launch.num_processes // launch.num_machines)
+        return assume_gpus(machine, count, gpu_bytes)
     if launch.num_processes == "auto" or launch.num_processes == 1 or loaded.recipe.training.use_cpu:
         return machine
     count = max(1, launch.num_processes // launch.num_machines)

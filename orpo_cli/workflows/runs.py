@@ -21,7 +21,7 @@ from orpo_cli.rundir import RUNS_FOLDER, RunDir, near_run_remedy
 
 # Metrics of which less is better. Of all others, more is.
 _LESS_IS_BETTER = re.compile(r"(?:\b|_)(loss|nll|grad_norm|seconds|elapsed|memory_gb|warnings|attempts)\b")
-_OF_HELD_OUT_PAIRS = re.compile(r"\b(eval|base|tuned)\.")
+_OF_HELD_OUT_PAIRS = re.compile(r"\b(eval|saved|base|tuned|change)\.")
 INCOMPARABLE = "the runs held out different pairs: their evaluations cannot be compared with each other."
 _SECONDS_UNTIL_NOTE = 1.0
 

@@ -110,13 +110,25 @@ def test_wrong_columns_are_found_before_the_model_is_read(tmp_path: Path, orpo_h
     assert "Known formats" not in done.stderr
 
 
+def test_two_keys_of_one_column_and_rows_without_a_prompt_are_found_early(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "x.csv").write_text("said,heard\nIs it open?,Yes until six.\nIs it far?,No it is near.\n")
+    change = ("--set", "dataset.train.path=x.csv", "--set")
+    done = orpo_here("validate", recipe, *change, "dataset.train.columns={prompt: said, chosen: said, rejected: heard}")
+    assert done.returncode == 2
+    assert "dataset.train.columns.chosen: is the column said, which `prompt` is already." in done.stderr
+    done = orpo_here("plan", recipe, *change, "dataset.train.columns={chosen: said, rejected: heard}")
+    assert "warning: " in done.stderr
+    assert "no row can be used: the prompt, or its last turn, has no text" in done.stderr
+
+
 def test_columns_of_other_names_are_in_the_line_to_complete(tmp_path: Path, orpo_here: Orpo) -> None:
     recipe = write_recipe(tmp_path)
     (tmp_path / "x.csv").write_text("customer,our reply,robot_reply\nIs it open?,Yes until six.,I do not know.\n")
     done = orpo_here("data", recipe, "--set", "dataset.train.path=x.csv")
     assert done.returncode == 4
     assert "`columns: {prompt: customer, chosen: BETTER, rejected: WORSE}`" in done.stderr
-    assert '("our reply" and "robot_reply"?)' in done.stderr
+    assert 'Which of "our reply" and "robot_reply" is better, only you know.' in done.stderr
     assert len(done.stderr.splitlines()) == 2
     shown = done.stderr.partition("`columns: ")[2].partition("`")[0]
     shown = shown.replace("BETTER", '"our reply"').replace("WORSE", "robot_reply")

@@ -327,6 +327,15 @@ def test_init_force_overwrites_no_recipe_if_the_data_cannot_be_read(content, pro
     assert (tmp_path / "mine.yaml").read_text() == "precious"
 
 
+def test_init_force_overwrites_a_recipe_whose_columns_have_to_be_named(tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("old")
+    (tmp_path / "votes.jsonl").write_text('{"a": "x y", "b": "z"}\n')
+    done = orpo_here("init", "mine", "--data", "votes.jsonl", "--force")
+    assert (done.returncode, "write the `columns:` line in mine.yaml" in done.stderr) == (0, True)
+    assert load_recipe("mine.yaml").recipe.dataset.train[0].path == "votes.jsonl"
+
+
 def test_a_shipped_recipe_with_other_data_is_not_described_by_its_own(tmp_path):
     text = new_recipe_text("copy", shipped_recipe("quickstart"), None, "pairs.jsonl")
     assert text.startswith("# The shipped recipe quickstart with other data.\n\nname: copy\n")
@@ -352,7 +361,18 @@ def test_init_without_data_says_what_the_recipe_still_needs(tmp_path, orpo_here,
     assert needed not in orpo_here("init", "mine", "--force").stderr
 
 
-@pytest.mark.parametrize(("rows", "held_out"), [(30, 0.2), (150, 0.05)])
+def test_a_fifth_of_the_pairs_is_held_out_where_two_rows_are_a_pair(tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"prompt": f"What is {n // 2}?", "completion": f"The number {n // 2} itself.", "label": n % 2 == 0}
+        for n in range(700)
+    ]
+    (tmp_path / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    orpo_here("init", "mine", "--data", "votes.jsonl")
+    assert yaml.safe_load((tmp_path / "mine.yaml").read_text())["dataset"]["eval"] == {"test_size": 0.2}
+
+
+@pytest.mark.parametrize(("rows", "held_out"), [(30, 0.2), (399, 0.2), (400, 0.05)])
 @pytest.mark.parametrize("shipped", [[], ["--from", "quickstart"]])
 def test_a_fifth_of_few_pairs_is_held_out(tmp_path, orpo_here, rows, held_out, shipped):
     data, recipe = write_pairs(tmp_path / "pairs.jsonl", rows), tmp_path / "mine.yaml"

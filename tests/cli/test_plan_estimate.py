@@ -48,6 +48,31 @@ def test_the_plan_of_several_processes_compares_strategies_on_assumed_gpus(
     assert done.stderr == ""
 
 
+def test_a_plan_for_a_gpu_that_this_machine_does_not_have(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    recipe = write_recipe(tmp_path)
+    done = orpo_here("plan", recipe, "--gpu-memory", "24")
+    assert done.returncode == 0, done.stderr
+    assert ", on cuda" in done.stdout
+    assert "of 24.0 GB: fits" in done.stdout
+    estimate = json.loads(orpo_here("plan", recipe, "--gpu-memory", "1.5", "--json").stdout)["estimate"]
+    assert estimate["available_bytes"] == 1_500_000_000
+    several = orpo_here("plan", recipe, "--all", "--gpu-memory", "40", "--set", "launch.num_processes=2").stdout
+    assert "# 2 processes, each on its own 40 GB GPU (assumed):" in several
+    refused = orpo_here("plan", recipe, "--gpu-memory", "24", "--set", "training.use_cpu=true")
+    assert (refused.returncode, "--gpu-memory does nothing" in refused.stderr) == (2, True)
+
+
+def test_a_plan_without_the_configuration_of_the_model_says_what_it_needs(
+    tmp_path: Path, orpo_here: Callable[..., Any]
+) -> None:
+    done = orpo_here("plan", write_recipe(tmp_path), "--set", "model.model_name_or_path=some/model-7B")
+    assert (
+        "memory    not known, and the time neither: the configuration of some/model-7B is not on this machine."
+        in done.stdout
+    )
+    assert "A folder with its config.json is enough: --set model.model_name_or_path=DIR" in done.stdout
+
+
 def test_the_document_of_several_processes_has_each_strategy(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
     changes = [
         f"--set={each}" for each in ("launch.num_processes=2", "launch.strategy=fsdp", "training.optim=adamw_torch")

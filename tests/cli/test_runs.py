@@ -174,7 +174,18 @@ def test_another_split_of_the_same_data_is_not_comparable(runs: Path, orpo_here:
         runs / "unfinished" / "eval_scores.jsonl",
         [{"step": 20, "pairs": ["x:1", "x:3"], "chosen": [1, 1], "rejected": [0, 0]}],
     )
-    assert "held out different pairs: their evaluations cannot be compared" in orpo_here("runs").stderr
+    different = "held out different pairs: their evaluations cannot be compared"
+    assert different in orpo_here("runs").stderr
+    document = json.loads((runs / "high" / "run.json").read_text())
+    document["fingerprints"] = {"data": {"eval": {"pairs": 2, "digest": "d3"}}}
+    (runs / "high" / "run.json").write_text(json.dumps(document))
+    write_json_lines(
+        runs / "high" / "eval_scores.jsonl",
+        [{"step": 20, "pairs": ["x:2", "x:3"], "chosen": [1, 1], "rejected": [0, 0]}],
+    )
+    for metric in ("eval.accuracy", "saved.accuracy"):
+        assert different in orpo_here("runs", "--best", metric).stderr
+    assert different not in orpo_here("runs", "--best", "loss").stderr
 
 
 def test_control_characters_in_names_do_not_reach_the_terminal(runs: Path, orpo_here: Orpo) -> None:

@@ -25,12 +25,13 @@ from orpo_cli.data.formats.kto import read_label
 from orpo_cli.data.formats.prompt_columns import (
     CHOSEN_WORDS,
     REJECTED_WORDS,
-    RESPONSE_WORDS,
     columns_line,
     is_prompt_name,
+    names_response,
     prompt_candidates,
     prompt_rank,
 )
+from orpo_cli.data.formats.scored import PROMPTS, RESPONSES, SCORES, answer_keys, is_list_of
 
 EARLIER_WORDS = {
     "original",
@@ -73,8 +74,8 @@ def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
     None where no two columns are named as a better and a worse answer, or belong together beside a label of the better one, and
     there is no column of answers with one of their scores.
     """
-    if judged := _propose_judged(rows):
-        return judged
+    if found := _propose_judged(rows) or _propose_lists(rows):
+        return found
     texts = [name for name in column_names(rows) if any(is_prompt_value(row[name]) for row in rows_with(rows, name))]
     texts = [name for name in texts if not no_answers(name, rows)]
     worse = [name for name in texts if name_words(name) & REJECTED_WORDS or name_words(name) & NEGATIONS]
@@ -109,6 +110,25 @@ def _propose_judged(rows: Sequence[Any]) -> dict[str, str] | None:
         }
         return {key: name for key, name in mapping.items() if key != name}
     return None
+
+
+def _propose_lists(rows: Sequence[Any]) -> dict[str, str] | None:
+    """Mapping for a list of answers with their scores: objects with both, or two lists."""
+    names = column_names(rows)
+    lists = {name: [row[name] for row in rows_with(rows, name) if row[name]] for name in names}
+    objects = [name for name in names if lists[name] and all(map(answer_keys, lists[name]))]
+    texts = [name for name in names if lists[name] and all(is_list_of(each, str) for each in lists[name])]
+    scores = [name for name in names if lists[name] and all(is_list_of(each, int | float) for each in lists[name])]
+    if objects:
+        found = {"responses": objects[0]}
+    elif texts and scores:
+        found = {"responses": texts[0], "scores": scores[0]}
+    else:
+        return None
+    if not (prompts := prompt_candidates(rows, list(found.values()))):
+        return None
+    known = {"prompt": PROMPTS, "responses": RESPONSES, "scores": SCORES}
+    return {key: name for key, name in {"prompt": prompts[0], **found}.items() if name not in known[key]}
 
 
 def _judged_names(first: str, second: str) -> tuple[str, str] | None:
@@ -150,7 +170,7 @@ def _map_one_answer(
     names = column_names(rows)
     answers = [name for name in names if name not in judgements and _may_be_response(name, rows)]
     answers.sort(key=_response_rank)
-    if not judgements or not answers or (len(answers) > 1 and _response_rank(answers[0]) == len(RESPONSE_NAMES)):
+    if not judgements or not answers or (len(answers) > 1 and _response_rank(answers[0]) > len(RESPONSE_NAMES)):
         return None
     used = (answers[0], *judgements)
     prompts = prompt_candidates(rows, used)
@@ -182,11 +202,14 @@ def _may_be_response(name: str, rows: Sequence[Any]) -> bool:
     texts = column_texts(name, rows)
     if not texts or no_answers(name, rows) or (is_prompt_name(name) and name.lower() not in RESPONSE_NAMES):
         return False
-    return has_sentences(name, rows) or (_response_rank(name) < len(RESPONSE_NAMES) and not is_label(name, rows))
+    return has_sentences(name, rows) or (_response_rank(name) <= len(RESPONSE_NAMES) and not is_label(name, rows))
 
 
 def _response_rank(name: str) -> int:
-    return RESPONSE_NAMES.index(name.lower()) if name.lower() in RESPONSE_NAMES else len(RESPONSE_NAMES)
+    """Place among the usual names; after them a name that contains such a word, then all others."""
+    if name.lower() in RESPONSE_NAMES:
+        return RESPONSE_NAMES.index(name.lower())
+    return len(RESPONSE_NAMES) + (not names_response(name))
 
 
 def _repeats(name: str, rows: Sequence[Any]) -> bool:
@@ -235,8 +258,12 @@ def columns_to_complete(rows: Sequence[Any]) -> str | None:
         texts = sentences
     prompts = [name for name in texts if is_prompt_name(name)][:1] or (texts[:1] if len(texts) > 2 else [])
     answers = [name for name in texts if name not in prompts]
-    if len(answers) < 2 or len({bool(name_words(name) & RESPONSE_WORDS) for name in answers[:2]}) > 1:
+    if len(answers) < 2 or len({names_response(name) for name in answers[:2]}) > 1:
         return None
+    if labels := [name for name in column_names(rows) if _has_labels(name, rows)]:
+        line = columns_line({"prompt": "PROMPT", "completion": "ANSWER", "label": labels[0]})
+        names = " and ".join(json.dumps(name, ensure_ascii=False) for name in (*prompts, *answers)[:3])
+        return f"`{line}`, if {labels[0]} says which answers are good, with the columns of the prompt and of the answer in place of PROMPT and ANSWER: {names} may be these"
     line = columns_line({**({"prompt": prompts[0]} if prompts else {}), "chosen": "BETTER", "rejected": "WORSE"})
     names = " and ".join(json.dumps(name, ensure_ascii=False) for name in answers[:2])
-    return f"`{line}`, with the columns of the better and of the worse answer in place of BETTER and WORSE ({names}?)"
+    return f"`{line}`, with the column of the better answer in place of BETTER and that of the worse one in place of WORSE. Which of {names} is better, only you know"

@@ -52,6 +52,14 @@ REJECTED_WORDS = {
     *"差坏劣拒",
 }
 RESPONSE_WORDS = {"response", "answer", "completion", "reply", "output", "generation"}
+CHINESE_PROMPT_WORDS = (
+    "问题",
+    "提问",
+    "提示",
+    "指令",
+    "输入",
+)  # parts of a name, since Chinese writes no spaces: 用户提问
+CHINESE_RESPONSE_WORDS = ("回答", "答案", "回复", "答复", "应答", "输出")
 PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")  # a YAML scalar that needs no quotes
 
 
@@ -77,8 +85,13 @@ def prompt_rank(name: str) -> int:
     """Place among the usual names; after them a name that contains such a word, then all others."""
     if name.lower() in PROMPT_NAMES:
         return PROMPT_NAMES.index(name.lower())
-    words = name_words(name)
-    return len(PROMPT_NAMES) if words & PROMPT_WORDS and not words & RESPONSE_WORDS else len(PROMPT_NAMES) + 1
+    words, chinese = name_words(name), any(word in name for word in CHINESE_PROMPT_WORDS)
+    return len(PROMPT_NAMES) + (not ((words & PROMPT_WORDS or chinese) and not names_response(name)))
+
+
+def names_response(name: str) -> bool:
+    """Whether the name of a column has a word for an answer in it."""
+    return bool(name_words(name) & RESPONSE_WORDS) or any(word in name for word in CHINESE_RESPONSE_WORDS)
 
 
 def no_prompt(names: Sequence[str], *, of_texts: bool = False) -> RowRejected:

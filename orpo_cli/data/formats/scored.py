@@ -126,11 +126,11 @@ class _ScoredLists(NamedTuple):
 
 def _scored_lists(row: Row) -> _ScoredLists | None:
     prompt = next((name for name in PROMPTS if isinstance(row.get(name), str)), None)
-    scores = next((name for name in SCORES if _is_list_of(row.get(name), int | float | str)), None)
+    scores = next((name for name in SCORES if is_list_of(row.get(name), int | float | str)), None)
     if prompt is None:
         return None
     for name in RESPONSES:
-        if scores is not None and _is_list_of(row.get(name), str):
+        if scores is not None and is_list_of(row.get(name), str):
             return _ScoredLists(prompt, name, row[name], row[scores], scores)
         if keys := answer_keys(row.get(name)):
             texts, numbers = ([each.get(key) for each in row[name] if each is not None] for key in keys)
@@ -140,7 +140,7 @@ def _scored_lists(row: Row) -> _ScoredLists | None:
 
 def answer_keys(value: Any) -> tuple[str, str] | None:
     """Keys of the text and the score in a list of objects, such as ``text`` and ``score``; None for another value."""
-    if not _is_list_of(value, dict):
+    if not is_list_of(value, dict):
         return None
     shared = set.intersection(*(set(each) for each in value if each is not None))
     scores = [*ANSWER_SCORE_KEYS, *sorted(key for key in shared if name_words(key) & SCORE_WORDS)]
@@ -148,7 +148,8 @@ def answer_keys(value: Any) -> tuple[str, str] | None:
     return (text, score) if text and score else None
 
 
-def _is_list_of(value: Any, kind: Any) -> bool:
+def is_list_of(value: Any, kind: Any) -> bool:
+    """Whether a value is a list of this type, with at least one item; items may be missing (None)."""
     given = [each for each in value if each is not None] if isinstance(value, list) else []
     return bool(given) and all(isinstance(each, kind) for each in given)
 

@@ -23,6 +23,7 @@ Note = Callable[[str], None]
 # Bytes per weight, rounded up: k-quants keep some tensors in more bits than their name says.
 BYTES_PER_WEIGHT = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.07, "q6_k": 0.9, "q5_k_m": 0.8, "q5_k_s": 0.8}
 BYTES_PER_WEIGHT_BELOW_5_BITS = 0.7
+LLAMA_CPP = "llama.cpp"  # remark where it is not installed
 
 
 def check_convertible(source: ExportSource, types: list[str], note: Note) -> None:
@@ -93,7 +94,9 @@ def _check_file(
         found = llama_cpp.check_in_llama_cpp(file, reference, file_checklist, gguf_type)
         measured |= {f"{gguf_type} in llama.cpp": found} if found else {}
     else:
-        file_checklist.remark("llama.cpp", "not run: install it with pip install 'orpo-cli[llama-cpp]'")
+        file_checklist.remark(
+            LLAMA_CPP, "not run: install it with pip install 'orpo-cli[llama-cpp]', then repeat with --overwrite"
+        )
     if difference is None and not llama_cpp.is_installed():
         file_checklist.remark("weights", "NOT compared with the model's: no installed library reads them")
     checklist.items += [{**item, "name": prefix + item["name"]} for item in file_checklist.items]

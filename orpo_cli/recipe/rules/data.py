@@ -50,6 +50,15 @@ def unknown_source_column(recipe: Recipe) -> Iterator[Problem]:
                 if name in USUAL_COLUMNS:
                     remedy = f"The key is the name in orpo-cli: write `{name}: {key}`."
                 yield Problem("unknown-key", f"unknown key in `{path}`.", f"{path}.{key}", remedy=remedy)
+            keys = {name: key for key, name in reversed(source.columns.items()) if key != "weight"}
+            for key, name in source.columns.items():
+                if key not in ("weight", keys.get(name, key)):
+                    yield Problem(
+                        "invalid-value",
+                        f"is the column {name}, which `{keys[name]}` is already.",
+                        f"{path}.{key}",
+                        remedy="Name another column for each key.",
+                    )
 
 
 def prompt_leaves_no_completion(recipe: Recipe) -> Iterator[Problem]:

@@ -62,6 +62,7 @@ def test_rated_answers_are_mapped_to_the_format_of_one_completion_a_row(
         ("verdict", "Good", "bad"),
         ("rating", "thumbs_up", "thumbs_down"),
         ("反馈", "赞", "踩"),
+        ("是否采纳", "是", "否"),
         ("liked", "1", "0"),
         ("ok", "True", "False"),
     ],
@@ -83,6 +84,43 @@ def test_answers_that_are_good_or_bad_are_mapped(label: str, good: str, bad: str
         "rain is water.",
         "snow is water.",
     ]
+
+
+@pytest.mark.parametrize("names", [("用户提问", "客服回复"), ("问题", "最终答复"), ("last_question", "agent_reply")])
+def test_names_that_contain_a_usual_word_are_mapped(names: tuple[str, str]) -> None:
+    rows = [
+        {names[0]: f"What is {thing}?", names[1]: answer, "ok": mark}
+        for thing in ("rain", "snow")
+        for mark, answer in (("yes", "It is water."), ("no", "I do not know."))
+    ]
+    assert propose_columns(rows) == {"prompt": names[0], "completion": names[1], "label": "ok"}
+
+
+def test_a_label_is_named_in_the_line_to_complete(tmp_path: Path) -> None:
+    rows = [
+        {"said": f"What is {thing} {n}?", "heard": f"{thing} is water {n}.", "ok": "yes" if n % 2 else "no"}
+        for n, thing in enumerate(("rain", "snow", "fog", "ice"))
+    ]
+    remedy = str(data_error(tmp_path, rows).remedy)
+    assert "`columns: {prompt: PROMPT, completion: ANSWER, label: ok}`, if ok says which answers are good" in remedy
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answers", "mapping"),
+    [
+        ("q_text", "candidates", {"prompt": "q_text"}),
+        ("question", "cands", {"responses": "cands"}),
+        ("ask", "texts", {"prompt": "ask", "responses": "texts", "scores": "grades"}),
+    ],
+)
+def test_lists_of_answers_under_other_names_are_mapped(
+    prompt: str, answers: str, mapping: dict[str, str], tmp_path: Path
+) -> None:
+    objects = [{"output": "It is water.", "votes": 3}, {"output": "No idea.", "votes": 1}]
+    lists = {"texts": ["It is water.", "No idea."], "grades": [3, 1]} if answers == "texts" else {answers: objects}
+    rows = [{prompt: f"What is {thing} made of?", **lists} for thing in ("rain", "snow", "fog", "ice")]
+    assert propose_columns(rows) == mapping
+    assert set(prepared(tmp_path, rows, columns=mapping).train["chosen_text"]) == {"It is water."}
 
 
 def test_numbers_that_are_not_named_as_labels_are_none() -> None:

@@ -14,11 +14,11 @@ from orpo_cli.data.sources.arrow_rows import arrow_batches, arrow_rows, parquet_
 from orpo_cli.data.sources.row_limit import row_limit
 from orpo_cli.data.sources.text_rows import (
     COMPRESSION_TOOLS,
-    UTF8_REMEDY,
     csv_rows,
     json_rows,
     open_text,
     uncompressed_name,
+    utf8_remedy,
 )
 from orpo_cli.errors import DataError
 from orpo_cli.file_kind import START_BYTES, FileKind, content_kind, file_kind
@@ -129,8 +129,8 @@ def _convert_error(error: Exception, path: Path, last: int) -> Exception:
         )
     if isinstance(error, UnicodeDecodeError):
         return DataError(
-            f"{path}: row {last + 1}: not UTF-8: {error.reason} at byte {error.start}.",
-            remedy=UTF8_REMEDY,
+            f"{path}: {f'row {last + 1}' if last else 'header or row 1'}: not UTF-8: {error.reason} at byte {error.start}.",
+            remedy=utf8_remedy(path),
         )
     remedy: str | None = "The file is damaged, or not of the kind that its suffix names: download or write it again."
     if isinstance(error, OSError) and error.errno is not None:

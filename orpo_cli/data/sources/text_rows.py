@@ -21,7 +21,6 @@ from orpo_cli.errors import DataError
 
 COMPRESSION_TOOLS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}  # suffix → name of kind and tool
 CHUNK_CHARS = 1 << 20  # characters of a JSON array read at once
-UTF8_REMEDY = "Save the file as UTF-8: in Excel as CSV UTF-8, in a shell with `iconv -f ENCODING -t UTF-8 FILE > NEW`, such as -f GBK."
 LONGEST_LITERAL = 16  # characters: so near to the end of a chunk, an error may be a value that was cut off
 
 
@@ -47,6 +46,12 @@ def _open_compressed(path: Path) -> Any:
 
         return pyarrow.input_stream(str(path), compression="zstd")
     return path.open("rb", buffering=0)
+
+
+def utf8_remedy(path: Path) -> str:
+    """How to save a text file of another encoding."""
+    name, new = shlex.quote(path.name), shlex.quote(f"utf8-{path.name}")
+    return f"Save the file as UTF-8: in Excel as CSV UTF-8, in a shell with `iconv -f ENCODING -t UTF-8 {name} > {new}`, such as -f GBK."
 
 
 def uncompressed_name(path: Path) -> str:
@@ -216,7 +221,7 @@ def _parse_line(path: Path, number: int, line: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}:{number}: not UTF-8: {error.reason} at byte {error.start} of the line.",
-            remedy=UTF8_REMEDY,
+            remedy=utf8_remedy(path),
         ) from error
     except json.JSONDecodeError as error:
         reason = f"{error.msg} (column {error.colno})"

@@ -112,7 +112,9 @@ def test_a_bad_first_line_is_named(tmp_path: Path) -> None:
 
 def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     assert "x.jsonl:2: not UTF-8" in str(failure(write(tmp_path / "x.jsonl", b'{"a": 1}\n{"a": "\xff"}\n')))
-    assert "x.csv: row 1: not UTF-8" in str(failure(write(tmp_path / "x.csv", b"a,b\n\xff,1\n")))
+    assert "x.csv: header or row 1: not UTF-8" in str(failure(write(tmp_path / "x.csv", b"a,b\n\xff,1\n")))
+    remedy = str(failure(write(tmp_path / "客服 1.csv", "提问,回答".encode("gbk"))).remedy)
+    assert "`iconv -f ENCODING -t UTF-8 '客服 1.csv' > 'utf8-客服 1.csv'`, such as -f GBK" in remedy
 
 
 @pytest.mark.parametrize("suffix", PACK)

@@ -36,11 +36,14 @@ from orpo_cli.data.formats.scored import PROMPTS, RESPONSES, SCORES, answer_keys
 EARLIER_WORDS = {
     "original",
     "draft",
+    "suggested",
     "before",
     "wrong",
     "incorrect",
 }  # of an answer that was changed, where no other word says which is worse
-LATER_WORDS = {"edited", "corrected", "revised", "improved", "rewritten", "after", "correct"}
+LATER_WORDS = {
+    "edited", "edit", "corrected", "correction", "revised", "revision", "improved", "rewritten", "final", "after", "correct",
+}  # fmt: skip
 NEGATIONS = {"non", "not", "un", "less", "unpreferred", *"不非未"}
 JUDGED_NAMES = {  # ends of two columns' names → their names in the format judged, whose labels refer to the ends
     ("a", "b"): ("response_a", "response_b"),
@@ -81,12 +84,30 @@ def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
     worse = [name for name in texts if name_words(name) & REJECTED_WORDS or name_words(name) & NEGATIONS]
     better = [name for name in texts if name not in worse and name_words(name) & CHOSEN_WORDS]
     answers = [name for name in texts if not is_prompt_name(name) and has_sentences(name, rows)]
-    worse = worse or [name for name in answers if name_words(name) & EARLIER_WORDS]
     better = better or [name for name in answers if name not in worse and name_words(name) & LATER_WORDS]
+    others = [name for name in answers if name not in better]
+    worse = worse or [name for name in others if name_words(name) & EARLIER_WORDS] or _only_answer(others)
     if not better or not worse or (is_label(better[0], rows) and is_label(worse[0], rows)):
         return propose_rated(rows) or propose_labelled(rows)
     prompts = prompt_candidates(rows, (*better, *worse))
-    return {**({"prompt": prompts[0]} if prompts else {}), "chosen": better[0], "rejected": worse[0]}
+    mapping = {"chosen": better[0], "rejected": worse[0]}
+    if prompts and (histories := [name for name in column_names(rows) if _is_history(name, rows)]):
+        return {"instruction": prompts[0], "history": histories[0], **mapping}
+    return {"prompt": prompts[0], **mapping} if prompts else mapping
+
+
+def _only_answer(names: Sequence[str]) -> list[str]:
+    """The one of the columns of texts that has a word for an answer in its name, beside an edited answer; empty for several."""
+    found = [name for name in names if names_response(name)]
+    return found if len(found) == 1 else []
+
+
+def _is_history(name: str, rows: Sequence[Any]) -> bool:
+    """Whether a column has earlier turns as pairs of texts: ``[["Hi", "Hello!"]]``, as LLaMA-Factory's Alpaca rows have them."""
+    values = [row[name] for row in rows_with(rows, name) if row[name]]
+    return bool(values) and all(
+        is_list_of(value, list) and all(is_list_of(turn, str) and len(turn) == 2 for turn in value) for value in values
+    )
 
 
 def _propose_judged(rows: Sequence[Any]) -> dict[str, str] | None:

@@ -89,7 +89,14 @@ def test_two_answers_with_their_scores_are_compared(names: tuple[str, str, str, 
 
 
 @pytest.mark.parametrize(
-    ("better", "worse"), [("edited", "original"), ("corrected_answer", "draft_answer"), ("after", "before")]
+    ("better", "worse"),
+    [
+        ("edited", "original"),
+        ("corrected_answer", "draft_answer"),
+        ("after", "before"),
+        ("Human edit", "Model output"),
+        ("Final reply", "Suggested reply"),
+    ],
 )
 def test_an_edited_answer_is_the_better_one(better: str, worse: str) -> None:
     rows = [
@@ -97,6 +104,17 @@ def test_an_edited_answer_is_the_better_one(better: str, worse: str) -> None:
         for ask in ASK
     ]
     assert propose_columns(rows) == {"prompt": "prompt", "chosen": better, "rejected": worse}
+
+
+def test_earlier_turns_are_mapped(tmp_path: Path) -> None:
+    rows = [
+        {"提问": ask, "历史": [["Hi", "Hello!"]] if at % 2 else [], "优选": f"{ask} Yes.", "劣选": f"{ask} No."}
+        for at, ask in enumerate(ASK)
+    ]
+    mapping = propose_columns(rows)
+    assert mapping == {"instruction": "提问", "history": "历史", "chosen": "优选", "rejected": "劣选"}
+    train = prepared(tmp_path, rows, columns=mapping).train
+    assert sum("Hello!" in prompt for prompt in train["prompt_json"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def _loss_terms(history: RunHistory, first: dict[str, Any], last: dict[str, Any]
         share = _prompt_share(history) if loss_on_prompt else ""
         terms.append(f"NLL term {_change(weight, nll)} of {nll_tokens(loss_on_prompt)}{share}")
     if beta:
-        terms.append(f"odds ratio term {_change(-beta, ratio)} (the preference: see accuracy and margin)")
+        terms.append(f"beta × OR loss {_change(-beta, ratio)} (the preference: see accuracy and margin)")
     return ", ".join(terms)
 
 

@@ -62,13 +62,13 @@ TRAINED = [
         (
             {"beta": 0.5, "loss_on_prompt": True, "nll_weight": 1.0},
             "NLL term 2.0000 → 1.6000 of prompt and chosen completion (67% of these tokens are prompt), "
-            "odds ratio term 0.3500 → 0.2000 (the preference: see accuracy and margin)",
+            "beta × OR loss 0.3500 → 0.2000 (the preference: see accuracy and margin)",
         ),
         (
             {"beta": 0.5, "loss_on_prompt": False, "nll_weight": 0.5},
-            "NLL term 1.0000 → 0.8000 of the chosen completion, odds ratio term 0.3500 → 0.2000 (the preference: see accuracy and margin)",
+            "NLL term 1.0000 → 0.8000 of the chosen completion, beta × OR loss 0.3500 → 0.2000 (the preference: see accuracy and margin)",
         ),
-        ({"beta": 1, "nll_weight": 0.0}, "odds ratio term 0.7000 → 0.4000 (the preference: see accuracy and margin)"),
+        ({"beta": 1, "nll_weight": 0.0}, "beta × OR loss 0.7000 → 0.4000 (the preference: see accuracy and margin)"),
         (
             {"beta": 0, "loss_on_prompt": False},
             "NLL term 2.0000 → 1.6000 of the chosen completion",

@@ -47,10 +47,11 @@ class Problem:
         return f"{self.path}: {self.message}" if self.path else self.message
 
     def text(self) -> str:
-        """One line for a terminal: location, message, remedy, and the code in brackets."""
+        """One line for a terminal: location, message, remedy (without a list below it), and the code in brackets."""
         message = f"warning: {self.message}" if self.severity == "warning" else self.message
         line = ": ".join(part for part in (self.location(), message) if part)
-        return one_line(f"{line} {self.remedy} [{self.code}]" if self.remedy else f"{line} [{self.code}]")
+        remedy, has_list, _ = (self.remedy or "").partition(":\n    ")
+        return one_line(" ".join(filter(None, (line, f"{remedy}." if has_list else remedy, f"[{self.code}]"))))
 
 
 def explain_hint(problems: Sequence[Problem]) -> str:

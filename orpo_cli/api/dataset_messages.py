@@ -35,22 +35,23 @@ def naming_datasets(saved: Mapping[str, SavedObject]) -> Iterator[None]:
 
 
 @contextmanager
-def naming_missing_dataset() -> Iterator[None]:
+def naming_missing_dataset(remedy: str = "give {argument}") -> Iterator[None]:
     """Context in which a RecipeError about a dataset that the recipe lacks names the argument that can give it."""
     try:
         yield
     except RecipeError as error:
-        problems = [_with_argument(each) for each in error.problems]
+        problems = [_with_argument(each, remedy) for each in error.problems]
         if tuple(problems) == error.problems:
             raise
         raise RecipeError(problems) from None
 
 
-def _with_argument(problem: Problem) -> Problem:
+def _with_argument(problem: Problem, remedy: str) -> Problem:
     found = _MISSING.fullmatch(problem.path) if problem.code == "missing-key" else None
     if found is None or problem.remedy is None:
         return problem
-    return replace(problem, remedy=f"{problem.remedy.rstrip('.')}, or give {found[1] or 'train'}_dataset.")
+    argument = f"{found[1] or 'train'}_dataset"
+    return replace(problem, remedy=f"{problem.remedy.rstrip('.')}, or {remedy.format(argument=argument)}.")
 
 
 def name_dataset(problem: Problem, saved: Mapping[str, SavedObject]) -> Problem:

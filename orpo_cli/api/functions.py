@@ -95,7 +95,7 @@ def generate(
     seed: int | None = None,
     verbose: bool = False,
 ) -> list[Answer]:
-    """Answer prompts, each a text or a conversation that ends with a message of the user, in the order given.
+    """Answer prompts, each a text or a conversation that ends with a message of the user or of a tool, in the order given.
 
     ``model``: a run, or a model: its name, folder or object (with ``tokenizer``). ``compare``: also the base model of a run. The
     prompts have the tokens of the training. Temperature 0 takes the most likely token. Raises UsageError, HubError, MachineError.
@@ -114,7 +114,7 @@ def generate(
         plain = target.tokenizer.chat_template is None or target.trained_as_text
         builder = PromptBuilder(target.tokenizer, plain=plain)
         given = [prompts] if isinstance(prompts, str) else prompts
-        built = [_build_prompt(builder, prompt, system) for prompt in given]
+        built = [_build_prompt(builder, prompt, system, f"prompts[{index}]") for index, prompt in enumerate(given)]
         _check_sampling(max_new_tokens, temperature, top_p, seed)
         sampling = SamplingParams(max_new_tokens, temperature, top_p, seed).with_seed()
         variants = target.variants if compare else target.variants[-1:]
@@ -199,8 +199,10 @@ def _open_target(
     return EvalTarget(model.config._name_or_path or type(model).__name__, model, tokenizer)
 
 
-def _build_prompt(builder: PromptBuilder, prompt: str | Sequence[Message], system: str | None) -> Prompt:
-    from orpo_cli.data.pair import Message as PairMessage
+def _build_prompt(builder: PromptBuilder, prompt: str | Sequence[Message], system: str | None, where: str) -> Prompt:
+    from orpo_cli.data.messages import read_messages
+    from orpo_cli.data.pair import RowRejected
+    from orpo_cli.data.roles import ROLES
 
     if isinstance(prompt, str):
         return builder.from_text(prompt, system)
@@ -214,9 +216,12 @@ def _build_prompt(builder: PromptBuilder, prompt: str | Sequence[Message], syste
             "system: a conversation has its own messages.", remedy='Give it a first message of the role "system".'
         )
     try:
-        return builder.from_messages([PairMessage(each["role"], each["content"]) for each in prompt])
-    except KeyError as error:
-        raise UsageError(f"prompts: a message has no {error}.", remedy="A message has role and content.") from None
+        return builder.from_messages(read_messages(list(prompt), where, "user"))
+    except RowRejected as error:
+        remedy = f"A message has role and content, which is a text. The roles, as in training: {', '.join(ROLES)}."
+        raise UsageError(f"{error.detail}.", remedy=remedy) from error
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.message}", remedy=error.remedy) from error
 
 
 def _check_sampling(max_new_tokens: int, temperature: float, top_p: float, seed: int | None) -> None:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class PlannedTraining:
     """Plan of a recipe on this machine. ``estimate``: memory in bytes and time in seconds, as ``orpo plan --json`` shows it; None
-    where the model is not known. ``warnings``: values that are probably a mistake, data that ``train`` will refuse, and of local
+    where the model is not known. ``estimate["training"]`` has ``steps``, ``seconds`` (without evaluations) and input ``tokens`` of the
+    whole training; None where one is not known. ``warnings``: values that are probably a mistake, data that ``train`` will refuse, and of local
     data the rows that are dropped or changed (of files above 4 MB, among the first pairs).
     """
 
@@ -75,10 +76,13 @@ def plan(
 ) -> PlannedTraining:
     """Decide every value of a recipe on this machine, and estimate memory and time; weights are not downloaded.
 
-    The arguments are those of ``train``. ``gpu_memory``: plan for a machine with GPUs of so many GB (1e9 bytes), such as 24. Raises RecipeError, UsageError, MachineError (such as a package of the model that is
+    The arguments are those of ``train``; ``verbose`` prints what ``orpo plan`` prints. ``gpu_memory``: plan for a machine with GPUs of so
+    many GB (1e9 bytes), such as 24. Raises RecipeError, UsageError, MachineError (such as a package of the model that is
     not installed) and HubError; with ``strict``, also DataError for data that ``train`` will refuse, which is a warning otherwise.
     """
     from orpo_cli.report.estimate_view import estimate_document
+    from orpo_cli.report.plan_screen import print_plan
+    from orpo_cli.workflows.estimate import count_rows
     from orpo_cli.workflows.plan import build_plan
 
     with console_of_call(verbose) as console:
@@ -88,7 +92,11 @@ def plan(
             gpu_bytes = None if gpu_memory is None else round(gpu_memory * 1e9)
             result = build_plan(loaded, console, to_train=False, strict=strict, gpu_bytes=gpu_bytes)
         inputs = result.estimate_inputs
-        estimate = None if inputs is None else estimate_document(result.plan, inputs, compare=False)
+        rows = count_rows(result.plan)
+        estimate = None if inputs is None else estimate_document(result.plan, inputs, rows, compare=False)
+        if verbose:
+            where = "every value with its reason: plan(…).plan.why"
+            print_plan(result.plan, inputs, estimate, rows, console, every_value=where)
     if estimate is not None:
         estimate["data_notes"] = list(map(in_python, estimate["data_notes"]))
     warnings = [*loaded.warnings, *result.warnings]

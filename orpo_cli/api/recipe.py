@@ -35,7 +35,8 @@ class Recipe:
     """
 
     def __init__(self, **sections: Any) -> None:
-        self._loaded = _load(sections, (), strict=False)
+        with naming_missing_dataset("give `train` a mapping with these sections, and {argument}"):
+            self._loaded = _load(sections, (), strict=False)
 
     @classmethod
     def load(cls, source: str | Path, *, overrides: Overrides = (), strict: bool = False) -> Recipe:
@@ -44,7 +45,8 @@ class Recipe:
         ``strict``: warnings are errors. Raises UsageError where there is no such recipe, RecipeError where it is invalid.
         """
         recipe = cls.__new__(cls)
-        recipe._loaded = _load(source, overrides, strict=strict)
+        with naming_missing_dataset("give `train` this recipe, and {argument}"):
+            recipe._loaded = _load(source, overrides, strict=strict)
         return recipe
 
     @property

@@ -13,11 +13,11 @@ from orpo_cli.control_characters import one_line
 from orpo_cli.planning.decisions import with_origins
 from orpo_cli.report.console import Console
 from orpo_cli.report.estimate_view import estimate_document, estimate_lines
-from orpo_cli.report.plan_summary import LABEL_WIDTH, Screen, plan_summary
+from orpo_cli.report.plan_screen import print_plan
 from orpo_cli.report.plan_view import plan_lines, plan_table
 from orpo_cli.report.progress import show_status
 from orpo_cli.workflows.estimate import count_rows
-from orpo_cli.workflows.plan import PlanResult, build_plan, load_recipe_reporting
+from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
 
 def command(
@@ -64,33 +64,17 @@ def command(
     with show_status(console) as status:
         status("estimating memory and time")
         compare = every_value or as_json
-        estimate = None if inputs is None else estimate_document(plan, inputs, compare=compare)
-        pairs = None if compare else count_rows(plan)
+        rows = count_rows(plan)
+        estimate = None if inputs is None else estimate_document(plan, inputs, rows, compare=compare)
     if not every_value:
-        _print_summary(recipe, result, estimate, pairs, console)
+        where = f"every value with its reason: orpo plan {shlex.quote(recipe)} --all"
+        print_plan(plan, inputs, estimate, rows, console, every_value=where)
     document = plan.to_document()
     if show_origin:
         document = with_origins(document, loaded)
     if every_value:
         _print_all(document, estimate, console, origins=show_origin)
     console.document({**document, "estimate": estimate, "problems": [*loaded.warnings, *result.warnings]})
-
-
-def _print_summary(
-    recipe: str, result: PlanResult, estimate: dict[str, Any] | None, pairs: int | None, console: Console
-) -> None:
-    terminal = console.out.is_terminal
-    screen = Screen(
-        width=console.out.width if terminal else None,
-        every_value=f"every value with its reason: orpo plan {shlex.quote(recipe)} --all",
-        has_bar=terminal,
-        has_unicode=console.out.encoding.startswith("utf"),
-    )
-    for number, line in enumerate(plan_summary(result.plan, result.estimate_inputs, estimate, pairs, screen)):
-        text = Text(line)
-        has_label = line[:1].strip() and line[LABEL_WIDTH - 1 : LABEL_WIDTH] == " "
-        text.stylize("bold", 0, len(line) if number == 0 else LABEL_WIDTH if has_label else 0)
-        console.result(text)
 
 
 def _print_all(document: dict[str, Any], estimate: dict[str, Any] | None, console: Console, *, origins: bool) -> None:

@@ -37,7 +37,7 @@ from orpo_cli.data.text_pairs import TextPairs
 from orpo_cli.data.tokenize import PairTokens, TruncatedPair, truncate
 from orpo_cli.data.turns import pair_names, read_pairs
 from orpo_cli.errors import DataError
-from orpo_cli.memory_dataset import source_label
+from orpo_cli.memory_dataset import argument_of, source_label
 from orpo_cli.recipe.schema import DatasetSection, Source
 
 BATCH_PAIRS = 64  # pairs tokenized at once: with more, a core waits for the first batch and in the last one
@@ -145,6 +145,10 @@ class SourceReader:
         """The format, all rows with their columns renamed, and the first ones, by which the format was detected."""
         head = list(islice(rows, FORMAT_SAMPLE_ROWS))
         if not head:
+            if argument_of(source.path) is not None:  # a Python program gives it
+                raise DataError(
+                    f"{found.location}: the dataset has no rows.", remedy="Check the filter or the split that made it."
+                )
             raise DataError(
                 f"{found.location}: no rows in split {source.split}.", remedy="Check the file and `split:`."
             )

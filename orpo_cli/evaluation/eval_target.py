@@ -14,12 +14,13 @@ from orpo_cli.library_imports import import_libraries
 from orpo_cli.nearest_path import near_path_remedy
 from orpo_cli.planning.plan import ModelPlan, Plan
 from orpo_cli.recipe.hub_address import address_remedy, is_address
-from orpo_cli.rundir import RunDir, near_run_remedy
+from orpo_cli.rundir import RUNS_FOLDER, RunDir, near_run_remedy
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+MAX_RUNS_LISTED = 5
 Variant = Literal["base", "tuned", "model"]
 
 
@@ -95,7 +96,7 @@ def open_eval_target(name: str, *, chat_template: str | None, note: Callable[[st
     rundir = find_run(name)
     if rundir is not None:
         return _open_run(str(rundir.root), rundir, chat_template, note)
-    _check_is_model(name, Path(name).expanduser())
+    check_is_model(name)
     return _open_model(name, chat_template or "tokenizer", note)
 
 
@@ -148,12 +149,26 @@ def _is_target(path: Path) -> bool:
     return RunDir.find(path) is not None or is_model_path(path)
 
 
-def _check_is_model(name: str, path: Path) -> None:
+def _runs_beside(path: Path) -> list[str]:
+    """Paths of the runs in the folder of ``path``. A name of the hub has no such folder; one with models may be there."""
+    try:
+        return sorted(str(each) for each in path.parent.iterdir() if RunDir(each).is_run())
+    except OSError:
+        return []
+
+
+def check_is_model(name: str) -> None:
+    """Raise UsageError for a name that is neither a model folder nor can be the name of a model of the hub."""
+    path = Path(name).expanduser()
     name.encode()  # raises UnicodeEncodeError for a name that is not UTF-8
     if is_address(name):
         raise UsageError(f"{name} is a web address, not a model.", remedy=address_remedy(name))
-    if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+    runs = _runs_beside(path)
+    is_local = name.startswith((".", "/", "~", f"{RUNS_FOLDER}/")) or name.count("/") > 1 or (runs and "/" in name)
+    if not path.exists() and is_local:
         otherwise = "Give the output_dir of an `orpo train`, or a model."
+        if runs:
+            otherwise = f"The runs there: {', '.join(runs[:MAX_RUNS_LISTED])}{', …' * (len(runs) > MAX_RUNS_LISTED)}."
         raise UsageError(
             f"{name}: no such run directory or model.", remedy=near_path_remedy(path, otherwise, _is_target)
         )

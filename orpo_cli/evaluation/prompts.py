@@ -48,7 +48,15 @@ class PromptBuilder:
         return Prompt(text, self._encode(Pair(full, "a", "b")))
 
     def from_messages(self, messages: Sequence[Message]) -> Prompt:
-        """Prompt for the next assistant message. Raises UsageError where the template cannot render ``messages``."""
+        """Prompt for the next assistant message.
+
+        Raises UsageError where the last message is not of the user or a tool, or the template cannot render ``messages``.
+        """
+        if messages[-1].role not in ("user", "tool"):
+            raise UsageError(
+                f"the conversation ends with a message of the role {messages[-1].role}.",
+                remedy="End it with the message of the user, or of a tool, that the model answers.",
+            )
         for message in messages:
             _check_is_text(message.content)
         placeholders = tuple((Message("assistant", text),) for text in "ab")  # a pair needs two completions

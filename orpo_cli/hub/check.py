@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from orpo_cli import interruption
 from orpo_cli.card.base_license import BaseLicense
 from orpo_cli.card.curves import render_curves
 from orpo_cli.card.run_contents import PushFile, files_to_push, select_parts
-from orpo_cli.hub.hub_errors import translate_hub_errors
+from orpo_cli.errors import Interrupted, OrpoError
+from orpo_cli.hub.hub_errors import REPEAT_TO_CONTINUE, translate_hub_errors
 from orpo_cli.hub.preflight import run_preflight
 from orpo_cli.hub.push import PushRequest, resolve_options
 from orpo_cli.hub.retry import RetryPolicy
@@ -58,6 +61,18 @@ def check_before_training(
     return _check(rundir, request, hub, base, parts, None, note)
 
 
+@contextmanager
+def _sending_nothing() -> Iterator[None]:
+    """Context in which the remedy of an error does not say that the same command continues: a check has sent nothing."""
+    try:
+        yield
+    except Interrupted as error:
+        raise Interrupted(f"{interruption.interrupted()}: nothing was sent.") from error
+    except OrpoError as error:
+        error.remedy = error.remedy and error.remedy.replace(REPEAT_TO_CONTINUE, "Then check again.")
+        raise
+
+
 def _check(
     rundir: RunDir,
     request: PushRequest,
@@ -68,7 +83,7 @@ def _check(
     note: Callable[[str], None],
 ) -> PushCheck:
     options, retry = resolve_options(request, hub), RetryPolicy(note)
-    with translate_hub_errors(options.repo_id):
+    with _sending_nothing(), translate_hub_errors(options.repo_id):
         api, state, found_license = run_preflight(
             base,
             options,

@@ -164,9 +164,7 @@ def _valid_repo_id(repo_id: str | None) -> str:
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     if not repo_id:
-        raise UsageError(
-            "no repository is given.", remedy="Use `orpo push-to-hub RUN NAMESPACE/NAME`, or set hub.repo_id."
-        )
+        raise UsageError("no repository is given.", remedy="Give NAMESPACE/NAME, or set hub.repo_id in the recipe.")
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:

@@ -9,8 +9,9 @@ from orpo_cli.estimate.fit_to_memory import memory_savings, verdict
 from orpo_cli.estimate.memory import EstimateInputs, trace_largest_micro_batch
 from orpo_cli.estimate.strategies import STRATEGIES, StrategyEstimate, obstacle
 from orpo_cli.estimate.strategy_choice import compare_strategies, estimate_plan
-from orpo_cli.estimate.throughput import estimate_throughput
+from orpo_cli.estimate.throughput import Throughput, estimate_throughput
 from orpo_cli.planning.plan import Plan
+from orpo_cli.report.plan_steps import planned_steps
 
 MAX_SAVINGS_SHOWN = 4  # settings listed for a step that does not fit
 LABELS = {  # of parts whose name does not explain them
@@ -19,10 +20,14 @@ LABELS = {  # of parts whose name does not explain them
 }
 
 
-def estimate_document(plan: Plan, sizing: EstimateInputs, *, compare: bool = True) -> dict[str, Any]:
+def estimate_document(
+    plan: Plan, sizing: EstimateInputs, rows: int | None = None, *, compare: bool = True
+) -> dict[str, Any]:
     """Memory in bytes by part at the peak of a step, tokens and seconds per step, and savings if it does not fit.
 
     For several processes all of this is of one of them, and a comparison of the strategies follows, unless ``compare`` is false.
+    ``training`` has the totals of all steps and processes, without evaluations; None where one is not known. ``rows``: about how many
+    pairs there are, where they were not measured.
     """
     memory, step = estimate_plan(plan, sizing), estimate_throughput(plan, sizing)
     fit = verdict(memory, sizing)
@@ -39,11 +44,23 @@ def estimate_document(plan: Plan, sizing: EstimateInputs, *, compare: bool = Tru
         "verdict": fit,
         "savings": [{"setting": each.setting, "total_bytes": round(each.total)} for each in savings],
         "step": asdict(step),
+        "training": _totals(plan, step, len(sizing.lengths.pairs) if sizing.lengths.measured else rows),
         "lengths": "of the pairs" if sizing.lengths.measured else "the maximum that max_length allows",
         "data_notes": list(sizing.lengths.notes),
         "activations": "traced" if untraced is None else f"roughly, from the widths of the layers ({untraced})",
         "measured": plan.device != "mps",
         **several,
+    }
+
+
+def _totals(plan: Plan, step: Throughput, pairs: int | None) -> dict[str, Any]:
+    steps = planned_steps(plan, pairs)
+    if steps is None:
+        return {"steps": None, "seconds": None, "tokens": None}
+    return {
+        "steps": steps,
+        "seconds": None if step.seconds is None else step.seconds * steps,
+        "tokens": step.tokens * plan.launch.num_processes * steps,
     }
 
 

@@ -45,7 +45,7 @@ def _open_llama_cpp(model: str, chat_template: str | None) -> tuple[EvalTarget, 
 
 
 def _open_vllm(model: str, chat_template: str | None, console: Console) -> tuple[EvalTarget, AnswerBackend]:
-    from orpo_cli.evaluation.eval_target import find_run
+    from orpo_cli.evaluation.eval_target import check_is_model, find_run
     from orpo_cli.evaluation.vllm_backend import VllmBackend, check_vllm_installed
     from orpo_cli.model.model_source import ModelSource
     from orpo_cli.model.tokenizer import load_saved_tokenizer, load_tokenizer
@@ -54,6 +54,7 @@ def _open_vllm(model: str, chat_template: str | None, console: Console) -> tuple
     check_vllm_installed()
     run = find_run(model)
     if run is None:
+        check_is_model(model)
         section = ModelSection(model_name_or_path=model, chat_template=chat_template or "tokenizer")
         source = ModelSource(section)
         tokenizer = load_tokenizer(source, console.note)

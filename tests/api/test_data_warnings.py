@@ -9,7 +9,7 @@ import datasets
 import pytest
 from support.tiny import pairs, tiny_llama, tiny_tokenizer
 
-from orpo_cli import plan, train
+from orpo_cli import evaluate, plan, train
 from orpo_cli.errors import DataError
 
 TEXT = {"prompt": "What is red?", "chosen": "A colour.", "rejected": "A colour."}
@@ -73,3 +73,23 @@ def test_data_without_a_usable_pair_is_a_warning_of_the_plan(tmp_path: Path, mod
     assert warning.message.endswith("`train` will refuse it.")
     with pytest.raises(DataError, match="no usable train pair is left"):
         _ = planned.data
+
+
+def test_a_dataset_without_rows_is_refused_with_a_remedy_of_python(tmp_path: Path, model: dict[str, Any]) -> None:
+    empty = rows(0).filter(lambda _: False)
+    for datasets_ in ({"train_dataset": empty}, {"train_dataset": rows(0), "eval_dataset": empty}):
+        name = list(datasets_)[-1]
+        (warning,) = plan(recipe(tmp_path), **datasets_, **model).warnings
+        assert warning.message == f"{name}: the dataset has no rows. `train` will refuse it."
+        with pytest.raises(DataError, match=f"^{name}: the dataset has no rows") as caught:
+            train(recipe(tmp_path), **datasets_, **model)
+        assert caught.value.remedy == "Check the filter or the split that made it."
+    with pytest.raises(DataError, match=r"^data: the dataset has no rows"):
+        evaluate(model["model"], empty, tokenizer=model["tokenizer"], max_length=64)
+
+
+def test_the_text_of_a_warning_has_no_list_on_its_line(tmp_path: Path, model: dict[str, Any]) -> None:
+    unknown = datasets.Dataset.from_list([{"foo": "a", "bar": "b"}] * 3)
+    (warning,) = plan(recipe(tmp_path), train_dataset=unknown, **model).warnings
+    assert warning.text().endswith("Reshape the rows to a known format. [data-refused]")
+    assert "\n    preference: chosen and rejected" in str(warning.remedy)

@@ -13,7 +13,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from support.tiny import pairs, tiny_llama, tiny_tokenizer
+from support.tiny import pairs, tiny_llama, tiny_tokenizer, write_recipe
 from transformers import TrainerCallback
 from transformers.utils import logging
 
@@ -150,7 +150,11 @@ def test_prompts_that_are_not_texts_or_conversations_are_refused(trained: tuple[
     for prompts, expected in (
         ([message], "list of messages"),
         ([[]], "list of messages"),
-        ([[{"role": "user"}]], "no 'content'"),
+        ([[{"role": "user"}]], r"the content of prompts\[0\]\[0\] is missing"),
+        ([[{"role": "user", "content": None}]], r"the content of prompts\[0\]\[0\] is missing"),
+        (["Why?", [{"role": "usr", "content": "Why?"}]], r"prompts\[1\]\[0\] has the role 'usr'"),
+        ([[{"role": "system", "content": "Be brief."}]], "ends with a message of the role system"),
+        ([[message, {"role": "assistant", "content": "So."}]], r"prompts\[0\]: .* ends with .* role assistant"),
     ):
         with pytest.raises(UsageError, match=expected):
             generate(model, prompts, tokenizer=tokenizer)  # type: ignore[arg-type]
@@ -187,6 +191,35 @@ def test_a_recipe_has_the_values_of_its_file_and_overrides(tmp_path: Path) -> No
     assert (recipe.name, recipe.sections.training.beta) == ("quickstart", 0.7)
     (tmp_path / "again.yaml").write_text(recipe.to_yaml())
     assert Recipe.load(tmp_path / "again.yaml").sections.training == recipe.sections.training
+
+
+def test_a_recipe_of_sections_has_no_lines_in_its_text() -> None:
+    sections = {"model": {"model_name_or_path": "a/b"}, "training": {"beta": "${BETA:-0.1}"}}
+    text = Recipe(name="mine", dataset={"train": {"path": "x/y"}}, **sections).to_yaml()
+    assert "<recipe>" not in text
+    assert "\n  model_name_or_path: a/b\n" in text
+    assert "\n  beta: 0.1 # ${BETA:-0.1}\n" in text
+
+
+def test_a_recipe_without_data_says_how_to_train_a_dataset_in_memory(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="give `train` a mapping with these sections, and train_dataset"):
+        Recipe(name="mine", model={"model_name_or_path": "a/b"})
+    (tmp_path / "mine.yaml").write_text("model:\n  model_name_or_path: a/b\n")
+    with pytest.raises(RecipeError, match="give `train` this recipe, and train_dataset"):
+        Recipe.load(tmp_path / "mine.yaml")
+
+
+def test_a_verbose_plan_prints_the_screen_of_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    recipe = write_recipe(tmp_path, steps=8, estimated=False)
+    estimate = plan(recipe).estimate
+    assert estimate is not None
+    assert capfd.readouterr().out == ""
+    assert (estimate["training"]["steps"], estimate["training"]["tokens"]) == (8, 8 * estimate["step"]["tokens"])
+    assert estimate["training"]["seconds"] == pytest.approx(8 * estimate["step"]["seconds"])
+    plan(recipe, verbose=True)
+    printed = capfd.readouterr().out
+    assert printed.startswith("recipe: ORPO of model")
+    assert "\nsteps     8 of 4 pairs" in printed
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orpo_cli.errors import UsageError
 from orpo_cli.nearest_path import near_path_remedy
-from orpo_cli.recipe.did_you_mean import did_you_mean
+from orpo_cli.recipe.did_you_mean import closest_name
 from orpo_cli.recipe.source.shipped_recipes import find_shipped, shipped_recipes
 from orpo_cli.recipe.source.yaml_reader import MAX_BYTES, decode_text
 
@@ -77,9 +77,15 @@ def read_parent(name: str, child: RecipeFile) -> RecipeFile:
 
 
 def _nearest_recipe(path: Path, name: str, otherwise: str) -> str:
-    """Remedy for a recipe that does not exist: the nearest file, else the nearest shipped recipe, else ``otherwise``."""
-    shipped = did_you_mean(name, [recipe.name for recipe in shipped_recipes()], otherwise)
-    return near_path_remedy(path, shipped, lambda found: found.suffix in (".yaml", ".yml") and found.is_file())
+    """Remedy for a recipe that does not exist: the nearest recipe, a file or a shipped one, else ``otherwise``."""
+    shipped = closest_name(name, [recipe.name for recipe in shipped_recipes()])
+
+    def is_nearest(found: Path) -> bool:
+        if found.suffix not in (".yaml", ".yml") or not found.is_file():
+            return False
+        return shipped is None or closest_name(path.name, [shipped, found.name]) == found.name
+
+    return near_path_remedy(path, f"Did you mean `{shipped}`?" if shipped else otherwise, is_nearest)
 
 
 def _is_file(path: Path) -> bool:

@@ -10,11 +10,12 @@ from typing import Any
 from orpo_cli.control_characters import one_line
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, SequenceNode, format_path, parse_path
+from orpo_cli.recipe.source.recipe_files import PYTHON_RECIPE
 from orpo_cli.recipe.source.yaml_writer import EnvReference, yaml_lines
 
 HEADER = """\
 # {name} as one recipe, with all values of the recipes that it extends, the command line and the environment.
-# Local paths are absolute; secrets stay in the environment. The comment after each value is its origin.
+# Local paths are absolute; secrets stay in the environment. A comment after a value is its origin.
 # It has no output_dir. Train it again: orpo train THIS_FILE --set output_dir=DIR
 
 """
@@ -28,7 +29,8 @@ def rerunnable_recipe(loaded: LoadedRecipe) -> str:
     lines = list(_Lines(loaded).mapping_lines(loaded.source_map.root, (), 0))
     if loaded.recipe.name is None:
         lines.insert(0, f"{_name_line(loaded.name)} # the name of the file")
-    return HEADER.format(name=one_line(loaded.file)) + "\n".join(lines) + "\n"
+    name = "A recipe of a Python program" if loaded.file == PYTHON_RECIPE else one_line(loaded.file)
+    return HEADER.format(name=name) + "\n".join(lines) + "\n"
 
 
 def _name_line(name: str) -> str:
@@ -75,10 +77,13 @@ class _Lines:
 
     def value_lines(self, key: str, node: Node, path: Path, indent: str) -> Iterator[str]:
         lines = [indent + line for line in yaml_lines(key, self.printable(node, path))]
-        origin = one_line(str(node.origin))
+        places = [] if node.origin.file == PYTHON_RECIPE else [one_line(str(node.origin))]
         if node.origin.written is not None and not self.is_secret(node):
-            origin += f", {one_line(node.origin.written)}"
-        if len(lines) == 1:
+            places.append(one_line(node.origin.written))
+        origin = ", ".join(places)
+        if not origin:
+            yield from lines
+        elif len(lines) == 1:
             yield f"{lines[0]} # {origin}"
         else:
             yield f"{indent}# {origin}"

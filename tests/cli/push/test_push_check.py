@@ -16,6 +16,7 @@ from support.tiny import pairs
 
 from orpo_cli import hub_status
 from orpo_cli.api.run import Run
+from orpo_cli.errors import UsageError
 from orpo_cli.rundir import RunDir
 
 Check = Callable[..., Any]
@@ -101,6 +102,7 @@ def test_a_run_and_a_recipe_are_refused_as_the_push_would_be(hub, check, run, re
     for name in (run.root, recipe):
         done = check(name)
         assert (done.returncode, word in done.stderr) == (code, True), done.stderr
+        assert "continues where this one stopped" not in done.stderr
         assert json.loads(done.stdout)["exit_code"] == code
 
 
@@ -122,6 +124,12 @@ def test_weights_of_a_gated_base_need_a_confirmation_before_they_become_public(t
     done = check(run.root, REPO, "--public", "--accept-base-license")
     assert json.loads(done.stdout)["base_license"] == "gemma"
     assert not run.pushes.exists()
+
+
+def test_a_check_without_a_repository_says_how_to_name_one(run):
+    with pytest.raises(UsageError, match="no repository is given") as caught:
+        Run(run.root).check_push()
+    assert caught.value.remedy == "Give NAMESPACE/NAME, or set hub.repo_id in the recipe."
 
 
 def test_options_that_do_not_go_together_exit_2(check, run, recipe):

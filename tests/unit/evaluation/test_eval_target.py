@@ -127,5 +127,19 @@ def test_the_address_of_a_model_is_an_error_with_its_id() -> None:
 
 
 def test_a_name_that_is_neither_local_nor_on_the_hub_is_an_error() -> None:
-    with pytest.raises(HubError, match="runs/nothing is not a local folder"):
+    with pytest.raises(HubError, match="org/nothing is not a local folder"):
+        open_target_quietly("org/nothing")
+
+
+def test_a_name_below_a_folder_of_runs_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="runs/nothing: no such run directory or model"):
         open_target_quietly("runs/nothing")
+    run = make_eval_run(tmp_path / "mine")
+    for name, remedy in {
+        f"mine/{run.root.name}s": f"Did you mean mine/{run.root.name}?",
+        "mine/unlike": f"The runs there: mine/{run.root.name}.",
+    }.items():
+        with pytest.raises(UsageError, match="no such run directory or model") as caught:
+            open_target_quietly(name)
+        assert caught.value.remedy == remedy

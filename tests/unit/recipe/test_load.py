@@ -292,3 +292,19 @@ def test_the_address_of_a_dataset_has_its_id_in_the_remedy(address: str, remedy:
     problem = problems(tmp_path, text)["dataset.train.path"]
     assert problem.code == "dataset-address"
     assert str(problem.remedy).startswith(remedy)
+
+
+def test_a_missing_recipe_is_answered_with_the_nearest_one_shipped_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("quickstar2.yaml", "mine.yaml"):
+        (tmp_path / name).write_text("model: {}\n")
+    for name, nearest in {
+        "quickstar": "`quickstart`",
+        "quickstar.yaml": "quickstar2.yaml",
+        "mine.yml": "mine.yaml",
+    }.items():
+        with pytest.raises(UsageError, match="no such recipe file") as caught:
+            load_recipe(name)
+        assert caught.value.remedy == f"Did you mean {nearest}?"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from orpo_cli.api.arguments import Overrides, override_texts
 from orpo_cli.api.dataset_messages import naming_missing_dataset
 from orpo_cli.api.in_memory import SavedObject
 from orpo_cli.api.messages import messages_for_python
-from orpo_cli.errors import UsageError
+from orpo_cli.errors import Problem, RecipeError, UsageError
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.placeholders import load_complete_recipe
 from orpo_cli.recipe.source.extends import resolve_extends
@@ -22,7 +23,6 @@ from orpo_cli.recipe.source.rerunnable_recipe import rerunnable_recipe
 from orpo_cli.recipe.source.yaml_writer import block_yaml, inline_yaml
 
 if TYPE_CHECKING:
-    from orpo_cli.errors import Problem
     from orpo_cli.recipe.schema import Recipe as RecipeSections
 
 
@@ -98,22 +98,53 @@ def resolve_recipe(
         file, overrides = source._loaded.files[0], (*source._loaded.overrides, *overrides)
     else:
         file = _recipe_file(source)
-    given = _saved_values(file, overrides, saved) if saved else {}
+    sources = _dataset_nodes(file, overrides) if saved else {}
+    given = _saved_values(sources, saved)
     with naming_missing_dataset():
-        return load_complete_recipe(
+        loaded = load_complete_recipe(
             file,
             (*overrides, *(f"{key}={inline_yaml(value)}" for key, value in given.items())),
             strict=strict,
             in_memory={key: each.kind for key, each in saved.items()},
         )
+    keeps_eval = "dataset.train" in saved and "dataset.eval" not in saved and _has_path(sources.get("train"))
+    if keeps_eval and not any(each.startswith("dataset.eval") for each in overrides):
+        loaded = _with_warning(loaded, strict=strict)
+    return loaded
 
 
-def _saved_values(file: RecipeFile, overrides: Sequence[str], saved: Mapping[str, SavedObject]) -> dict[str, Any]:
+def _with_warning(loaded: LoadedRecipe, *, strict: bool) -> LoadedRecipe:
+    """``loaded``, whose training data were replaced, with a warning where its held-out pairs are a source of their own."""
+    held_out = loaded.recipe.dataset.eval
+    if not isinstance(held_out, list):
+        return loaded
+    warning = Problem(
+        "held-out-of-recipe",
+        f"the held-out pairs are those of the recipe ({', '.join(each.path for each in held_out)}), not of train_dataset. To hold out a "
+        'part of it: overrides={"dataset.eval": {"test_size": 0.1}}; or give eval_dataset.',
+        "dataset.eval",
+        severity="warning",
+    )
+    if strict:
+        raise RecipeError([warning])
+    return replace(loaded, warnings=(*loaded.warnings, warning))
+
+
+def _dataset_nodes(file: RecipeFile, overrides: Sequence[str]) -> Mapping[str, Node]:
+    """The values of ``dataset`` in the recipe, before objects replace them."""
     tree, _ = resolve_extends(file)
     for override in overrides:
         tree = apply_overrides(tree, override)
     dataset = tree.nodes.get("dataset")
-    sources = dataset.nodes if isinstance(dataset, MappingNode) else {}
+    return dataset.nodes if isinstance(dataset, MappingNode) else {}
+
+
+def _has_path(node: Node | None) -> bool:
+    sources = node.nodes if isinstance(node, SequenceNode) else [node]
+    return any(isinstance(each, MappingNode) and "path" in each.nodes for each in sources)
+
+
+def _saved_values(sources: Mapping[str, Node], saved: Mapping[str, SavedObject]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, each in saved.items():
         section, _, part = key.partition(".")

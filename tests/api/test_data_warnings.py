@@ -7,10 +7,10 @@ from typing import Any
 
 import datasets
 import pytest
-from support.tiny import pairs, tiny_llama, tiny_tokenizer
+from support.tiny import pairs, tiny_llama, tiny_tokenizer, write_recipe
 
 from orpo_cli import evaluate, plan, train
-from orpo_cli.errors import DataError
+from orpo_cli.errors import DataError, RecipeError
 
 TEXT = {"prompt": "What is red?", "chosen": "A colour.", "rejected": "A colour."}
 
@@ -93,3 +93,24 @@ def test_the_text_of_a_warning_has_no_list_on_its_line(tmp_path: Path, model: di
     (warning,) = plan(recipe(tmp_path), train_dataset=unknown, **model).warnings
     assert warning.text().endswith("Reshape the rows to a known format. [data-refused]")
     assert "\n    preference: chosen and rejected" in str(warning.remedy)
+
+
+def test_held_out_pairs_of_the_data_that_a_dataset_replaces_are_a_warning(
+    tmp_path: Path, model: dict[str, Any]
+) -> None:
+    write_recipe(tmp_path)
+    objects = {"train_dataset": rows(0), **model}
+    own = {**recipe(tmp_path), "dataset": {"train": {"path": str(tmp_path / "train.jsonl")}}}
+    own["dataset"]["eval"] = {"path": str(tmp_path / "heldout.jsonl")}
+
+    def codes(sections: dict[str, Any], **more: Any) -> list[str]:
+        return [each.code for each in plan(sections, **objects, **more).warnings]
+
+    assert codes(own) == ["held-out-of-recipe"]
+    assert codes(own, eval_dataset=rows(0)) == []
+    assert codes(own, overrides={"dataset.eval": {"test_size": 2}}) == []
+    assert codes({**own, "dataset": {"eval": own["dataset"]["eval"]}}) == []
+    with pytest.raises(RecipeError, match="held-out-of-recipe"):
+        plan(own, strict=True, **objects)
+    (warning,) = train(own, **objects).warnings
+    assert "heldout.jsonl), not of train_dataset." in warning.message

@@ -132,6 +132,8 @@ def data_warnings(tables: Mapping[str, PairTable], report: DataReport) -> list[P
             found.append(Problem("pairs-truncated", cut, f"dataset.{part}", severity="warning"))
         if bias := length_bias(chosen, rejected).warning:
             found.append(Problem("length-predicts-preference", bias, f"dataset.{part}", severity="warning"))
+    if few := report.few_held_out():
+        found.append(Problem("few-held-out-pairs", few, "dataset.eval", severity="warning"))
     return found
 
 

@@ -255,12 +255,15 @@ class DataReport:
         text.append(
             f"{self.train_pairs:,} train pairs, {self.eval_pairs:,} eval pairs; completions end with {self.end_of_turn}"
         )
-        if has_advice and 0 < self.eval_pairs < FEW_HELD_OUT:
-            text.append(
-                f"only {self.eval_pairs} eval pairs: the 95% interval of an accuracy is wide; hold more pairs out if you have them "
-                "(dataset.eval)"
-            )
+        if has_advice and (few := self.few_held_out()):
+            text.append(f"{few} (dataset.eval)")
         return text
+
+    def few_held_out(self) -> str | None:
+        """What few held-out pairs mean; None where there are enough, or none at all."""
+        if not 0 < self.eval_pairs < FEW_HELD_OUT:
+            return None
+        return f"only {self.eval_pairs} eval pairs: the 95% interval of an accuracy is wide; hold more pairs out if you have them"
 
 
 def length_stats(lengths: ArrayLike, percentiles: Sequence[int] = (50, 95)) -> dict[str, float]:

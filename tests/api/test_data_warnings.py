@@ -40,17 +40,19 @@ def test_dropped_rows_are_a_warning_of_the_plan_and_of_the_run_and_named_by_thei
     planned = plan(recipe(tmp_path), **objects)
     assert planned.estimate is not None
     assert "`plan(…).data` shows why" in planned.estimate["data_notes"][0]
-    first, second = planned.warnings
+    first, second, few = planned.warnings
     assert (first.code, first.path, first.severity) == ("rows-dropped", "dataset.train", "warning")
     assert "5 of 17 rows are dropped: 5 identical: the two completions are identical; train_dataset:1," in first.message
     assert "1 of 13 rows" in second.message
     assert "eval_dataset:1." in second.message
+    assert (few.code, few.path) == ("few-held-out-pairs", "dataset.eval")
+    assert few.message.startswith("only 12 eval pairs: ")
     assert planned.data["dropped"] == {"identical": 6}
     train_source = planned.data["sources"][0]
     assert train_source["examples"]["identical"] == ["train_dataset:1", "train_dataset:2", "train_dataset:3"]
     assert train_source["kept"] == 12
     run = train(recipe(tmp_path), **objects)
-    assert [each.code for each in run.warnings] == ["rows-dropped", "rows-dropped"]
+    assert [each.code for each in run.warnings] == ["rows-dropped", "rows-dropped", "few-held-out-pairs"]
     assert [each["message"] for each in run.record["warnings"]] == [each.message for each in run.warnings]
     assert run.warnings[0].message.startswith("dataset.train: dataset in memory")
     assert run.warnings[0].message.endswith(first.message)
@@ -104,7 +106,8 @@ def test_held_out_pairs_of_the_data_that_a_dataset_replaces_are_a_warning(
     own["dataset"]["eval"] = {"path": str(tmp_path / "heldout.jsonl")}
 
     def codes(sections: dict[str, Any], **more: Any) -> list[str]:
-        return [each.code for each in plan(sections, **objects, **more).warnings]
+        found = [each.code for each in plan(sections, **objects, **more).warnings]
+        return [code for code in found if code != "few-held-out-pairs"]
 
     assert codes(own) == ["held-out-of-recipe"]
     assert codes(own, eval_dataset=rows(0)) == []
@@ -112,5 +115,5 @@ def test_held_out_pairs_of_the_data_that_a_dataset_replaces_are_a_warning(
     assert codes({**own, "dataset": {"eval": own["dataset"]["eval"]}}) == []
     with pytest.raises(RecipeError, match="held-out-of-recipe"):
         plan(own, strict=True, **objects)
-    (warning,) = train(own, **objects).warnings
+    warning, _ = train(own, **objects).warnings
     assert "heldout.jsonl), not of train_dataset." in warning.message

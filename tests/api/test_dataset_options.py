@@ -45,7 +45,7 @@ def test_a_dataset_keeps_the_options_of_the_source_and_not_its_place(
     (found,), (held_out,) = planned.plan.dataset.train, planned.plan.dataset.eval
     assert (found.columns, found.weight, found.revision, found.split) == (COLUMNS, 0.5, None, "train")
     assert (held_out.columns, held_out.weight) == (COLUMNS, 1.0)
-    assert planned.warnings == ()
+    assert [each.code for each in planned.warnings] == ["few-held-out-pairs"]
     run = train(written, **objects)
     assert (run.status, run.evaluate()["pairs"]) == ("finished", 4)
     assert run.plan.why["dataset.train"].reason == "given in Python"

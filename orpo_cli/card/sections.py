@@ -9,6 +9,7 @@ from orpo_cli.card.curves import render_curves
 from orpo_cli.card.front_matter import is_from_hub
 from orpo_cli.card.markdown import base_text, code_block, code_span, escape_text, public_path
 from orpo_cli.card.run_contents import CURVES_PATH
+from orpo_cli.json_files import is_number
 from orpo_cli.merging.merge_record import MergeRecord
 from orpo_cli.planning.plan import Plan
 from orpo_cli.report.benchmark_view import benchmark_settings, benchmark_table, benchmark_title
@@ -151,6 +152,12 @@ def license_section(plan: Plan, base_license: BaseLicense | None, license_accept
     return "## License\n\n" + " ".join(sentences)
 
 
+def _trained_pairs(rundir: RunDir) -> int:
+    """Pairs of all steps, those of a second epoch again; 0 where it is not recorded."""
+    counted = [line["pairs"] for line in rundir.read_metrics() if is_number(line.get("pairs"))]
+    return int(max(counted, default=0))
+
+
 def data_section(rundir: RunDir) -> str:
     """Rows read, kept and dropped, with the reasons."""
     report = rundir.read_data_report()
@@ -166,9 +173,9 @@ def data_section(rundir: RunDir) -> str:
             f"| {part} | {name} [{split}] | {kind} "
             f"| {source.get('rows_read', 0):,} | {source.get('kept', 0):,} | {dropped:,} |"
         )
-    text = (
-        f"Trained on {report.get('train_pairs', 0):,} preference pairs; {report.get('eval_pairs', 0):,} were held out."
-    )
+    available, trained = report.get("train_pairs", 0), _trained_pairs(rundir)
+    some = f"{trained:,} of " if 0 < trained < available else ""  # a run may end within its first epoch
+    text = f"Trained on {some}{available:,} preference pairs; {report.get('eval_pairs', 0):,} were held out."
     parts = ["## Data", text]
     if sources:
         parts.append("\n".join(rows))

@@ -114,7 +114,7 @@ def _read_prompts(prompts: list[str]) -> list[str]:
 
 def print_answers(document: dict[str, Any], console: Console) -> None:
     """Print only the text where there is one answer of one model, a view on a terminal, and blocks of text elsewhere."""
-    from orpo_cli.report.answers_view import answer_text, answers_view
+    from orpo_cli.report.answers_view import answer_text, answers_view, prompt_text
 
     variants, rows = document["models"], document["answers"]
     if len(variants) == len(rows) == 1:
@@ -124,7 +124,7 @@ def print_answers(document: dict[str, Any], console: Console) -> None:
             console.result(renderable)
     else:
         for number, row in enumerate(rows, start=1):
-            texts = {"prompt": row["prompt"], **{variant: answer_text(row[variant]) for variant in variants}}
+            texts = {"prompt": prompt_text(row), **{variant: answer_text(row[variant]) for variant in variants}}
             blocks = [_block(title, text) for title, text in texts.items()]
             console.result("\n".join([*(["---"] if number > 1 else []), *blocks]))
     if not all(row[variant]["finished"] for row in rows for variant in variants):

@@ -15,6 +15,7 @@ from orpo_cli.errors import DataError
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipe
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.init import (
+    RATE_OF_OTHER_DATA,
     InspectedData,
     data_files_to_copy,
     inspect_data,
@@ -83,8 +84,9 @@ def command(
     atomic_write_text(path, text)
     console.result(f"wrote {path}")
     if data and source:
+        other_rate = ", except learning_rate" * (RATE_OF_OTHER_DATA in text)
         console.note(
-            f"The values of training are those of {source.name}, chosen for its own data: look at learning_rate, beta, num_train_epochs and max_length."
+            f"The values of training are those of {source.name}, chosen for its own data{other_rate}: look at learning_rate, beta, num_train_epochs and max_length."
         )
     if not data and not source and not Path("pairs.jsonl").exists():
         console.note(

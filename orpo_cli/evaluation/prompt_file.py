@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.data.formats.detect import describe_columns, detect_format
+from orpo_cli.data.formats.conversations import INSTRUCTIONS, parse_turns
+from orpo_cli.data.formats.detect import describe_columns, detect_format, find_column, rename_columns
 from orpo_cli.data.formats.format import read_system, with_system
 from orpo_cli.data.json_text import parse_cells
 from orpo_cli.data.media import check_text_only
@@ -27,7 +28,10 @@ from orpo_cli.planning.plan import Plan
 PROMPT_COLUMNS = ("messages", "conversations", "prompt", "instruction", "question")
 ID_COLUMNS = ("id", "key", "question_id")
 SAMPLE_ROWS = 100  # that decide whether a file is preference data
-REMEDY = "Give a .txt with one prompt per line, rows with `prompt` or `messages`, preference data, or a recipe (.yaml)."
+REMEDY = (
+    "Give a .txt with one prompt per line, rows with `prompt`, `messages`, `instruction` or `question`, preference data, or a recipe (.yaml). "
+    "Columns of other names are those of the recipe's `columns`, or have to be renamed."
+)
 
 
 class PromptFileKind(Enum):
@@ -44,6 +48,7 @@ class PromptSource:
     """Source of prompts: ``texts``, and a file of ``kind``. Without both: the held-out pairs of a run.
 
     ``system`` is for prompts without a system message, ``count`` for the prompts of the file or the run, ``plan`` for a recipe.
+    ``columns``: of the rows of the file that have other names, format's name → data's name.
     """
 
     texts: Sequence[str] = ()
@@ -52,6 +57,7 @@ class PromptSource:
     plan: Plan | None = None
     count: int | None = None
     system: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 def collect_prompts(
@@ -73,19 +79,35 @@ def collect_prompts(
     return prompts + [_prompt_from_row(row) for row in pairs.rows]
 
 
-def prompt_file_kind(path: Path, option: str = "--prompts") -> PromptFileKind:
-    """Kind of a prompt file, by its name and its first rows. Raises DataError where it cannot be read or is none."""
+def prompt_columns(path: Path, plan: Plan | None) -> dict[str, str]:
+    """The columns of a training source of a run whose prompt a file of rows has, also without the answers; else none."""
+    mapped = [source.columns for source in plan.dataset.train if source.columns] if plan is not None else []
+    if not mapped or not path.is_file() or not is_data_file(path.name):
+        return {}
+    rows = [row for _, row in islice(read_rows(path), SAMPLE_ROWS) if isinstance(row, dict)]
+    for columns in mapped:
+        found = {key: name for key, name in columns.items() if any(find_column(row, name) for row in rows)}
+        if found.keys() & set(PROMPT_COLUMNS):
+            return found
+    return {}
+
+
+def prompt_file_kind(path: Path, option: str = "--prompts", columns: Mapping[str, str] = {}) -> PromptFileKind:
+    """Kind of a prompt file, by its name and its first rows. Raises DataError where it cannot be read or is none.
+
+    ``columns``: as ``PromptSource`` has them.
+    """
     if not path.is_file():
         raise DataError(f"{option} {path}: no such file.", remedy=near_path_remedy(path, REMEDY, _may_have_prompts))
     if path.suffix.lower() in (".yaml", ".yml"):
         return PromptFileKind.RECIPE
     if path.suffix.lower() == ".txt":
         return PromptFileKind.LINES
-    rows = [parse_cells(row) for _, row in islice(read_rows(path), SAMPLE_ROWS)]
+    rows = [parse_cells(rename_columns(row, columns)) for _, row in islice(read_rows(path), SAMPLE_ROWS)]
     if not rows:
         raise DataError(f"{path} contains no prompt.", remedy=REMEDY)
     try:
-        detect_format(rows, where=str(path))
+        detect_format(rows, where=str(path), columns=columns)
     except DataError:
         if any(_prompt_column(row) for row in rows):
             return PromptFileKind.ROWS
@@ -128,7 +150,7 @@ def _read_prompt_rows(
     """
     left_out = 0
     prompts = []
-    for name, row in _rows(path, source.count):
+    for name, row in _rows(path, source):
         try:
             messages = _messages(row)
             if len(messages) > 1 and messages[-1].role == "assistant":
@@ -143,9 +165,9 @@ def _read_prompt_rows(
     return prompts
 
 
-def _rows(path: Path, count: int | None) -> Iterator[tuple[str, Any]]:
-    for number, row in islice(read_rows(path), count):
-        yield f"{path}:{number}", parse_cells(row)
+def _rows(path: Path, source: PromptSource) -> Iterator[tuple[str, Any]]:
+    for number, row in islice(read_rows(path), source.count):
+        yield f"{path}:{number}", parse_cells(rename_columns(row, source.columns))
 
 
 def _prompt(messages: tuple[Message, ...], builder: PromptBuilder, system: str | None) -> Prompt:
@@ -168,8 +190,10 @@ def _messages(row: Any) -> tuple[Message, ...]:
         raise RowRejected("malformed", f"no prompt: none of {', '.join(PROMPT_COLUMNS)}")
     check_text_only(row)
     messages = read_messages(row[column], column, "user")
-    if column == "instruction" and row.get("input"):
-        messages = (Message("user", f"{messages[0].content}\n{read_text(row['input'], 'input')}"),)
+    if column in INSTRUCTIONS:  # a row of Alpaca, see read_alpaca
+        parts = [messages[0].content, read_text(row.get("input") or "", "input")] if column == "instruction" else []
+        last = (Message("user", "\n".join(filter(None, parts))),) if parts else messages
+        messages = (*parse_turns(row.get("history")), *last)
     if not messages or not messages[-1].content.strip():
         raise RowRejected("malformed", f"{column} is empty")
     return with_system(messages, read_system(row))

@@ -20,6 +20,12 @@ def answer_text(answer: dict[str, Any]) -> str:
     return str(answer["text"]).strip() + ("" if answer["finished"] else " […]")
 
 
+def prompt_text(row: dict[str, Any]) -> str:
+    """The last message of a prompt, with the number of turns before it, which the model has read too."""
+    turns = [each for each in row.get("messages") or [] if each.get("role") != "system"]
+    return f"{row['prompt']} (after {len(turns) - 1} earlier messages)" if len(turns) > 1 else str(row["prompt"])
+
+
 def answers_view(document: dict[str, Any], width: int) -> Iterator[RenderableType]:
     """Each prompt with its answers, for a terminal of ``width`` columns. Lines break at words."""
     variants = document["models"]
@@ -28,7 +34,7 @@ def answers_view(document: dict[str, Any], width: int) -> Iterator[RenderableTyp
         if number:
             yield Text()
         texts = {variant: answer_text(row[variant]) for variant in variants}
-        yield _labelled({"prompt": row["prompt"]} if side_by_side else {"prompt": row["prompt"], **texts})
+        yield _labelled({"prompt": prompt_text(row), **({} if side_by_side else texts)})
         if side_by_side:
             columns = (Column(variant, ratio=1, overflow="fold") for variant in variants)
             table = Table(*columns, box=box.ROUNDED, expand=True)

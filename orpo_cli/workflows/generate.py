@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orpo_cli.evaluation.generation import SamplingParams
     from orpo_cli.evaluation.prompt_file import PromptFileKind, PromptSource
     from orpo_cli.evaluation.prompts import Prompt
+    from orpo_cli.rundir import RunDir
 
 HELD_OUT_PROMPTS = 4  # how many are answered by default, without --output
 
@@ -76,7 +77,7 @@ def generate_answers(
     refuse_compare_without_run(request.compare, model)
     has_held_out = run is not None and run.read_plan().dataset.eval is not None
     check_prompts_available(model, has_held_out, texts=request.prompts, file=request.prompts_from)
-    source = _prompt_source(request, console)
+    source = _prompt_source(request, run, console)
     request.check(source.kind)
     if request.output is not None:
         check_is_answer_file(request.output)
@@ -99,18 +100,22 @@ def generate_answers(
     }
 
 
-def _prompt_source(request: GenerateRequest, console: Console) -> PromptSource:
-    """Where the prompts come from. Raises UsageError or DataError where the file is no prompt file."""
-    from orpo_cli.evaluation.prompt_file import PromptFileKind, PromptSource, prompt_file_kind
+def _prompt_source(request: GenerateRequest, run: RunDir | None, console: Console) -> PromptSource:
+    """Where the prompts come from; a file may have the columns of the run's recipe. Raises UsageError or DataError where the file is no prompt file."""
+    from orpo_cli.data.formats.prompt_columns import columns_line
+    from orpo_cli.evaluation.prompt_file import PromptFileKind, PromptSource, prompt_columns, prompt_file_kind
     from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
     file = None if request.prompts_from is None else Path(request.prompts_from).expanduser()
-    kind = None if file is None else prompt_file_kind(file)
+    columns = {} if file is None or run is None else prompt_columns(file, run.read_plan())
+    kind = None if file is None else prompt_file_kind(file, columns=columns)
+    if columns and kind is PromptFileKind.ROWS:
+        console.note(f"{file}: {columns_line(columns)}, as in the recipe of the run")
     plan = None
     if kind is PromptFileKind.RECIPE:
         loaded = load_recipe_reporting(str(file), None, console, strict=False)
         plan = build_plan(loaded, console, to_train=False, strict=False).plan
-    return PromptSource(request.prompts, file, kind, plan, request.held_out_count(), request.system)
+    return PromptSource(request.prompts, file, kind, plan, request.held_out_count(), request.system, columns)
 
 
 def _is_plain(target: EvalTarget, request: GenerateRequest, console: Console) -> bool:

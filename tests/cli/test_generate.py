@@ -111,7 +111,9 @@ DOCUMENT = {
     "models": ["base", "tuned"],
     "answers": [
         {"prompt": "Is [b] a tag?", "base": {"text": "Well,\nmaybe [/b].", "finished": False}, "tuned": {"text": "No.", "finished": True}},
-        {"prompt": "And?", "base": {"text": "Hm.", "finished": True}, "tuned": {"text": "Yes.", "finished": True}},
+        {"prompt": "And?", "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Hello!"}, {"role": "user", "content": "And?"}],
+         "base": {"text": "Hm.", "finished": True}, "tuned": {"text": "Yes.", "finished": True}},
     ],
 }  # fmt: skip
 
@@ -126,7 +128,7 @@ def test_a_pipe_gets_blocks_with_the_text_unchanged(capsys: pytest.CaptureFixtur
         "        maybe [/b]. […]",
         "tuned:  No.",
         "---",
-        "prompt: And?",
+        "prompt: And? (after 2 earlier messages)",
         "base:   Hm.",
         "tuned:  Yes.",
     ]

@@ -90,12 +90,12 @@ def read_alpaca(row: Row, notes: Counter[str]) -> Pair:
     column = next((key for key in INSTRUCTIONS if row.get(key) is not None), INSTRUCTIONS[0])
     parts = [read_text(row.get(column), column), read_text(row.get("input") or "", "input")]
     prompt = Message("user", "\n".join(part for part in parts if part))
-    history = (*_parse_turns(row.get("history")), prompt)
+    history = (*parse_turns(row.get("history")), prompt)
     pair = add_system(conversation_pair(history, *read_completions(row), notes), row, notes)
     return replace(pair, scores=read_scores(row), tools=read_tools(row))
 
 
-def _parse_turns(history: Any) -> tuple[Message, ...]:
+def parse_turns(history: Any) -> tuple[Message, ...]:
     """Messages of earlier turns: a list of [question, answer]."""
     turns = history or []
     if not isinstance(turns, list) or not all(_is_text_pair(each) for each in turns):

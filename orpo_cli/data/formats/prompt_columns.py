@@ -23,7 +23,15 @@ PROMPT_NAMES = (
     "dialog", "history", "context", "user", "human", "request", "problem", "task", "post", "text", "user_prompt", "prompt_text",
     "问题", "提问", "提示", "提示词", "指令", "输入",
 )  # fmt: skip
-PROMPT_WORDS = {"prompt", "question", "instruction", "query"}  # of a longer name, such as user_question
+PROMPT_WORDS = {
+    "prompt",
+    "question",
+    "instruction",
+    "query",
+    "input",
+    "user",
+    "customer",
+}  # of a longer name, such as user_question
 CHOSEN_WORDS = {
     "chosen",
     "preferred",
@@ -51,7 +59,7 @@ REJECTED_WORDS = {
     "neg",
     *"差坏劣拒",
 }
-RESPONSE_WORDS = {"response", "answer", "completion", "reply", "output", "generation"}
+RESPONSE_WORDS = {"response", "answer", "completion", "reply", "output", "generation", "assistant", "bot"}
 CHINESE_PROMPT_WORDS = (
     "问题",
     "提问",

@@ -5,11 +5,13 @@ All values are plain text and numbers: the template escapes them.
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from orpo_cli.json_files import first_number, is_number, object_or_empty
+from orpo_cli.report.answers_view import prompt_text
 from orpo_cli.report.benchmark_view import benchmark_settings, benchmark_table, benchmark_title
 from orpo_cli.report.comparisons import comparisons_with_base, comparisons_with_first
 from orpo_cli.report.remaining_time import duration_text
@@ -52,19 +54,20 @@ def benchmarks(histories: Sequence[RunHistory], labels: Sequence[str]) -> list[d
 
 def samples(histories: Sequence[RunHistory], labels: Sequence[str]) -> list[dict[str, Any]]:
     """Answers to the same prompts: of the base model first, then of each run. From `orpo generate --compare`."""
-    prompts: dict[str, list[dict[str, str]]] = {}
+    prompts: dict[str, tuple[str, list[dict[str, str]]]] = {}  # by all of its messages
     for history, label in list(zip(histories, labels, strict=True))[:MAX_SAMPLED_RUNS]:
         answers = history.samples.get("answers")
         for answer in answers if isinstance(answers, list) else []:
             if not isinstance(answer, dict) or not isinstance(answer.get("prompt"), str):
                 continue
-            shown = prompts.setdefault(answer["prompt"], [])
+            key = json.dumps([answer["prompt"], answer.get("messages")])
+            _, shown = prompts.setdefault(key, (prompt_text(answer), []))
             texts = {each: object_or_empty(answer.get(each)).get("text") for each in ("base", "tuned")}
             if isinstance(texts["base"], str) and not any(each["label"] == "base" for each in shown):
                 shown.insert(0, {"label": "base", "text": texts["base"]})
             if isinstance(texts["tuned"], str):
                 shown.append({"label": label, "text": texts["tuned"]})
-    shared_first = sorted(prompts.items(), key=lambda item: -len(item[1]))  # stable: else in the order of the files
+    shared_first = sorted(prompts.values(), key=lambda item: -len(item[1]))  # stable: else in the order of the files
     return [{"prompt": prompt, "answers": answers} for prompt, answers in shared_first[:MAX_PROMPTS] if answers]
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 from support.card_run import HUB_MODEL, make_card_run
+from support.json_lines import write_json_lines
 
 from orpo_cli.card.base_license import BaseLicense
 from orpo_cli.card.model_card import render_card
+from orpo_cli.card.sections import data_section
 from orpo_cli.planning.plan import ModelPlan
 from orpo_cli.recipe.schema import LoraSection
 from orpo_cli.rundir import RunDir
@@ -35,6 +37,16 @@ def test_the_card_has_the_statistics_of_data_and_training(run):
     assert "2403.07691" in card
     assert "```yaml\nmodel:\n  model_name_or_path: x\n```" in card
     assert '"me/mine"' in card
+
+
+def test_the_pairs_of_a_run_that_ends_within_its_first_epoch_are_counted(tmp_path):
+    run = make_card_run(tmp_path / "run")
+    for pairs, text in (
+        (80, "Trained on 80 of 240 preference pairs; 60"),
+        (480, "Trained on 240 preference pairs; 60"),
+    ):
+        write_json_lines(run.metrics, [{"kind": "train", "step": 1, "loss": 1.0, "pairs": pairs}])
+        assert text in data_section(run)
 
 
 def test_the_results_have_the_metrics_of_orpo_eval(run):

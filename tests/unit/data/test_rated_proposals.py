@@ -86,7 +86,15 @@ def test_answers_that_are_good_or_bad_are_mapped(label: str, good: str, bad: str
     ]
 
 
-@pytest.mark.parametrize("names", [("用户提问", "客服回复"), ("问题", "最终答复"), ("last_question", "agent_reply")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("用户提问", "客服回复"),
+        ("问题", "最终答复"),
+        ("last_question", "agent_reply"),
+        ("user_input", "assistant_text"),
+    ],
+)
 def test_names_that_contain_a_usual_word_are_mapped(names: tuple[str, str]) -> None:
     rows = [
         {names[0]: f"What is {thing}?", names[1]: answer, "ok": mark}

@@ -18,7 +18,13 @@ from orpo_cli.data.text_pairs import TextPairs
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.evaluation.eval_target import EvalTarget
 from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
-from orpo_cli.evaluation.prompt_file import PromptFileKind, PromptSource, collect_prompts, prompt_file_kind
+from orpo_cli.evaluation.prompt_file import (
+    PromptFileKind,
+    PromptSource,
+    collect_prompts,
+    prompt_columns,
+    prompt_file_kind,
+)
 from orpo_cli.evaluation.prompts import Prompt, PromptBuilder, check_prompts_available
 
 NO_SYSTEM = (
@@ -157,6 +163,48 @@ def test_the_system_option_is_for_rows_without_one(target: EvalTarget, tmp_path:
     path = write_rows(tmp_path / "ask.jsonl", {"prompt": "Why?"}, {"prompt": "Why?", "system": "Own."})
     prompts = collected(target, file=path, system="Be brief.")
     assert [prompt.messages[0]["content"] for prompt in prompts] == ["Be brief.", "Own."]  # type: ignore[index]
+
+
+def test_earlier_turns_of_alpaca_rows_are_in_the_prompt(target: EvalTarget, tmp_path: Path) -> None:
+    turns = [["Hi", "Hello!"]]
+    rows = [
+        {"instruction": "Why?", "input": "It rains.", "history": turns, "system": "Be brief."},
+        {"question": "Why?", "history": turns},
+        {"instruction": "Why?", "history": []},
+    ]
+    first, second, third = collected(target, file=write_rows(tmp_path / "ask.jsonl", *rows))
+    earlier = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+    assert first.messages == [
+        {"role": "system", "content": "Be brief."},
+        *earlier,
+        {"role": "user", "content": "Why?\nIt rains."},
+    ]
+    assert second.messages == [*earlier, {"role": "user", "content": "Why?"}]
+    assert third.messages == [{"role": "user", "content": "Why?"}]
+    pair = {**rows[0], "chosen": "A.", "rejected": "B."}
+    (as_in_training,) = collected(target, file=write_rows(tmp_path / "pair.jsonl", pair))
+    assert as_in_training.input_ids == first.input_ids
+    with pytest.raises(DataError, match=r"ask.jsonl:1: history is not a list of \[question, answer\]"):
+        collected(target, file=write_rows(tmp_path / "ask.jsonl", {"instruction": "Why?", "history": ["Hi"]}))
+
+
+def test_a_prompt_file_may_have_the_columns_of_the_run(target: EvalTarget, tmp_path: Path) -> None:
+    assert target.plan is not None
+    source = target.plan.dataset.train[0].model_copy(
+        update={"columns": {"instruction": "提问", "history": "历史", "chosen": "好", "rejected": "差"}}
+    )
+    plan = target.plan.model_copy(update={"dataset": target.plan.dataset.model_copy(update={"train": [source]})})
+    file = write_rows(tmp_path / "ask.jsonl", {"提问": "Why?", "历史": [["Hi", "Hello!"]]})
+    columns = prompt_columns(file, plan)
+    assert columns == {"instruction": "提问", "history": "历史"}
+    assert prompt_file_kind(file, columns=columns) is PromptFileKind.ROWS
+    asked = PromptSource((), file, PromptFileKind.ROWS, columns=columns)
+    (prompt,) = collect_prompts(target, PromptBuilder(target.tokenizer, plain=False), asked, lambda _: None)
+    assert prompt.messages is not None
+    assert [each["content"] for each in prompt.messages] == ["Hi", "Hello!", "Why?"]
+    pair = write_rows(tmp_path / "pair.jsonl", {"提问": "Why?", "历史": [], "好": "A.", "差": "B."})
+    assert prompt_file_kind(pair, columns=prompt_columns(pair, plan)) is PromptFileKind.PAIRS
+    assert prompt_columns(write_rows(tmp_path / "x.jsonl", {"prompt": "Why?"}), plan) == {}
 
 
 def test_plain_rows_are_texts(target: EvalTarget, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 import resource
 import sys
 import threading
@@ -132,11 +133,14 @@ def _usage_remedy(error: typer.TyperException) -> str:
         return "See `orpo --help` and `orpo COMMAND --help`."
     command = f"orpo {_path_below_root(context)}"
     option = getattr(error, "option_name", None)
-    if option and any("--set" in parameter.opts for parameter in context.command.params):
+    takes_set = any("--set" in parameter.opts for parameter in context.command.params)
+    if option and takes_set:
         from orpo_cli.recipe.did_you_mean import full_key  # loads pydantic
 
         if key := full_key(option.lstrip("-").replace("-", "_")):
             return f"A key of the recipe is changed with `--set {key}=VALUE`."
+    if takes_set and (extra := re.search(r"extra argument.*\(([\w.]+=\S*?)[) ]", error.format_message())):
+        return f"Repeat --set for each value: `--set {extra[1]}`."
     if subcommands := getattr(context.command, "commands", None):
         return f"Write {' or '.join(f'`{command} {name}`' for name in subcommands)}; see `{command} --help`."
     return f"See `{command} --help`."

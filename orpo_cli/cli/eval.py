@@ -129,7 +129,7 @@ def _findings(document: dict[str, Any]) -> Iterator[str]:
         return
     interval = document["change"]["intervals"]["rewards/margins"]
     if interval is not None and interval[0] <= 0 <= interval[1]:
-        yield "no measurable change of the margin: the interval of the change contains 0"
+        yield "no measurable change of the margin: the interval of the change contains 0 (what to do: orpo explain accuracy-unchanged)"
     if note := accuracy_limit_note(document["models"]["base"]["rewards/accuracies"], document["pairs"]):
         yield note
 

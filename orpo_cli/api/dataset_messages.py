@@ -75,8 +75,14 @@ def _remedy(remedy: str, key: str, argument: str) -> str:
         names = dict(re.findall(r"(?:^|, )(.+?) to (\w+)(?=, |$)", found[1]))
         return remedy.replace(found[0], f"Write `{argument}=ds.rename_columns({names!r})`.")
     found = _COLUMNS.search(remedy)
-    if found is None or not key:
+    if found is None:
         return remedy
     names = {name: column for column, name in yaml.safe_load(found[1]).items()}
     renamed = f"`{argument}=ds.rename_columns({names!r})`"
+    if not key:
+        return (
+            remedy.replace(found[0], renamed)
+            .replace(f"which column is which{_IN_RECIPE}: ", "")
+            .replace(_IN_RECIPE, "")
+        )
     return f"{remedy.replace(_IN_RECIPE, f' in {key} of the recipe')} Or rename them: {renamed}."

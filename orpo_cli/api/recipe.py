@@ -45,7 +45,7 @@ class Recipe:
         ``strict``: warnings are errors. Raises UsageError where there is no such recipe, RecipeError where it is invalid.
         """
         recipe = cls.__new__(cls)
-        with naming_missing_dataset("give `train` this recipe, and {argument}"):
+        with naming_missing_dataset("give `train` this recipe (and its overrides), and {argument}"):
             recipe._loaded = _load(source, overrides, strict=strict)
         return recipe
 

@@ -45,7 +45,10 @@ class LengthBias:
         if self.pairs < MIN_PAIRS_FOR_BIAS or abs(self.correlation) < LENGTH_BIAS_THRESHOLD:
             return None
         longer = "longer" if self.correlation > 0 else "shorter"
-        return f"chosen completions are {longer}: the model may learn length instead of quality"
+        return (
+            f"chosen completions are {longer}: the model may learn length instead of quality (chosen is longer in {self.chosen_longer:.0%}, "
+            f"shorter in {self.rejected_longer:.0%} of the pairs; correlation of length and preference {self.correlation:+.2f})"
+        )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from orpo_cli import __version__
+from orpo_cli.errors import OrpoError
 from orpo_cli.evaluation.eval_target import EvalTarget, Variant
 from orpo_cli.evaluation.held_out_pairs import HeldOutPairs
 from orpo_cli.evaluation.kept_scores import KeptScores, Key, keep_scores, read_scores, scores_key
@@ -41,7 +42,8 @@ def evaluate(
     """
     started = time.monotonic()
     training = target.plan.training if target.plan else LIBRARY_DEFAULTS
-    beta = float(training["beta"])
+    merged = None if target.plan else _beta_of_merged(target.name)
+    beta = float(training["beta"]) if merged is None else merged
     options = {
         "batch_size": batch_size or training_batch_size(target.plan),
         "loss_on_prompt": training.get("loss_on_prompt", True),
@@ -68,6 +70,15 @@ def evaluate(
         "scores": _scores_by_pair(held_out_pairs, scores),
     }
     return document
+
+
+def _beta_of_merged(name: str) -> float | None:
+    """The beta of the run whose merged model this is, so that its margins are those of the run; None for another model."""
+    try:
+        run = RunDir.find(name, merged=True)
+        return None if run is None else float(run.read_plan().training["beta"])
+    except (OSError, OrpoError):
+        return None
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,16 @@ def test_an_evaluation_of_unmapped_columns_names_the_call_that_renames_them(
     assert str(raised.value.remedy).startswith(f"Write `data=ds.rename_columns({RENAMED!r})`. ")
 
 
+def test_columns_that_an_evaluation_cannot_guess_are_renamed_by_the_user(model: dict[str, Any]) -> None:
+    words = {"said": "What is it?", "first": "It is rain.", "second": "I do not know."}
+    unnamed = datasets.Dataset.from_list([{name: f"{at} {text}" for name, text in words.items()} for at in range(4)])
+    with pytest.raises(DataError, match=r"^data: no row looks like") as raised:
+        evaluate(model["model"], unnamed, tokenizer=model["tokenizer"], max_length=64)
+    remedy = str(raised.value.remedy)
+    assert "'BETTER': 'chosen', 'WORSE': 'rejected'})`, with the column of the better answer" in remedy
+    assert "in the recipe" not in remedy
+
+
 def test_problems_of_values_in_python_have_no_line(
     tmp_path: Path, dataset: datasets.Dataset, model: dict[str, Any]
 ) -> None:

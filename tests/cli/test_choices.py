@@ -65,7 +65,10 @@ def test_the_shell_completes_choices(words: str, completions: list[str]) -> None
     [
         (("train", "quickstart", "--lr", "1e-4"), "changed with `--set training.learning_rate=VALUE`."),
         (("plan", "quickstart", "--lora-r", "8"), "changed with `--set lora.r=VALUE`."),
-        (("plan", "quickstart", "--set", "lora.r=8", "training.beta=1"), "Repeat --set for each value: `--set training.beta=1`."),
+        (
+            ("plan", "quickstart", "--set", "lora.r=8", "training.beta=1"),
+            "Repeat --set for each value: `--set training.beta=1`.",
+        ),
         (("train", "--recipe", "mine.yaml"), "See `orpo train --help`."),
         (("trian", "quickstart"), "See `orpo --help` and `orpo COMMAND --help`."),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,6 +155,18 @@ def test_a_single_model_is_evaluated_without_a_base(model: Path, tmp_path: Path)
     shown = invoke_eval(model, "--data", data).stdout
     assert "model" in shown
     assert "change" not in shown
+
+
+def test_a_merged_model_has_the_beta_of_its_run(model: Path, tmp_path: Path) -> None:
+    run = make_eval_run(tmp_path)
+    data = write_pairs(tmp_path / "pairs.jsonl", TRAIN_PAIRS)
+    found = {}
+    for folder in (run.merged, tmp_path / "copy"):
+        shutil.copytree(model, folder)
+        document = json.loads(invoke_eval(folder, "--data", data, "--json").stdout)
+        found[folder.name] = document["beta"], document["models"]["model"]["rewards/margins"]
+    assert (found["merged"][0], found["copy"][0]) == (0.3, 0.1)
+    assert found["merged"][1] == pytest.approx(3 * found["copy"][1])
 
 
 def test_a_single_model_without_data_exits_2(model: Path, orpo: Orpo) -> None:

@@ -288,9 +288,7 @@ def test_plan_and_summary_say_what_the_loss_is_made_of(
     assert f"method    ORPO with beta 0.25{method}" in done.stderr
     loss = re.search(r"^loss +(\S+) at step 1 → (\S+) at step 2\n +of which (.*)$", done.stderr, re.MULTILINE)
     assert loss is not None
-    found = re.fullmatch(
-        terms + r", odds ratio term (\S+) → (\S+) \(the preference: see accuracy and margin\)", loss[3]
-    )
+    found = re.fullmatch(terms + r", beta × OR loss (\S+) → (\S+) \(the preference: see accuracy and margin\)", loss[3])
     assert found is not None, loss[3]
     nll_first, nll_last, ratio_first, ratio_last = map(float, found.groups())
     assert nll_first + ratio_first == pytest.approx(float(loss[1]), abs=2e-4)

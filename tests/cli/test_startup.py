@@ -78,7 +78,7 @@ def stable_plan(lines: list[str]) -> dict[str, Any]:
     """The document of a plan without what another process on the machine changes: free memory, and speed."""
     document: dict[str, Any] = json.loads("\n".join(lines[:-1]))
     estimate = document["estimate"]
-    del estimate["available_bytes"], estimate["step"]["seconds"]
+    del estimate["available_bytes"], estimate["step"]["seconds"], estimate["training"]["seconds"]
     for section in ("training", "engine"):
         for value in document[section].values():
             value.pop("reason", None)

@@ -205,7 +205,7 @@ def test_a_recipe_without_data_says_how_to_train_a_dataset_in_memory(tmp_path: P
     with pytest.raises(RecipeError, match="give `train` a mapping with these sections, and train_dataset"):
         Recipe(name="mine", model={"model_name_or_path": "a/b"})
     (tmp_path / "mine.yaml").write_text("model:\n  model_name_or_path: a/b\n")
-    with pytest.raises(RecipeError, match="give `train` this recipe, and train_dataset"):
+    with pytest.raises(RecipeError, match=r"give `train` this recipe \(and its overrides\), and train_dataset"):
         Recipe.load(tmp_path / "mine.yaml")
 
 

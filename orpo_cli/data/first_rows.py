@@ -145,6 +145,8 @@ def _missing_prompt(format_: Format, rows: list[Any]) -> dict[str, str]:
 
 def _without_prompt(format_: Format, rows: list[Any]) -> RowRejected | None:
     """Why the first row cannot be used that has no prompt, where no row can be used; None elsewhere."""
+    if format_.group is not None:  # its rows are no pairs before they are grouped
+        return None
     rejected: list[RowRejected] = []
     for row in rows:
         try:

@@ -79,7 +79,7 @@ def collect_prompts(
     return prompts + [_prompt_from_row(row) for row in pairs.rows]
 
 
-def prompt_columns(path: Path, plan: Plan | None) -> dict[str, str]:
+def columns_of_run(path: Path, plan: Plan | None) -> dict[str, str]:
     """The columns of a training source of a run whose prompt a file of rows has, also without the answers; else none."""
     mapped = [source.columns for source in plan.dataset.train if source.columns] if plan is not None else []
     if not mapped or not path.is_file() or not is_data_file(path.name):
@@ -190,10 +190,10 @@ def _messages(row: Any) -> tuple[Message, ...]:
         raise RowRejected("malformed", f"no prompt: none of {', '.join(PROMPT_COLUMNS)}")
     check_text_only(row)
     messages = read_messages(row[column], column, "user")
-    if column in INSTRUCTIONS:  # a row of Alpaca, see read_alpaca
-        parts = [messages[0].content, read_text(row.get("input") or "", "input")] if column == "instruction" else []
-        last = (Message("user", "\n".join(filter(None, parts))),) if parts else messages
-        messages = (*parse_turns(row.get("history")), *last)
+    if column in INSTRUCTIONS and isinstance(row[column], str):  # a row of Alpaca, see read_alpaca
+        if column == "instruction" and row.get("input"):
+            messages = (Message("user", f"{messages[0].content}\n{read_text(row['input'], 'input')}"),)
+        messages = (*parse_turns(row.get("history")), *messages)
     if not messages or not messages[-1].content.strip():
         raise RowRejected("malformed", f"{column} is empty")
     return with_system(messages, read_system(row))

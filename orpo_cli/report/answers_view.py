@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from orpo_cli.control_characters import escape_controls
+from orpo_cli.json_files import object_or_empty
 
 MIN_COLUMN_WIDTH = 36  # of an answer side by side, in cells
 
@@ -22,7 +23,12 @@ def answer_text(answer: dict[str, Any]) -> str:
 
 def prompt_text(row: dict[str, Any]) -> str:
     """The last message of a prompt, with the number of turns before it, which the model has read too."""
-    turns = [each for each in row.get("messages") or [] if each.get("role") != "system"]
+    messages = row.get("messages")
+    turns = (
+        [each for each in messages if object_or_empty(each).get("role") != "system"]
+        if isinstance(messages, list)
+        else []
+    )
     return f"{row['prompt']} (after {len(turns) - 1} earlier messages)" if len(turns) > 1 else str(row["prompt"])
 
 

@@ -103,11 +103,11 @@ def generate_answers(
 def _prompt_source(request: GenerateRequest, run: RunDir | None, console: Console) -> PromptSource:
     """Where the prompts come from; a file may have the columns of the run's recipe. Raises UsageError or DataError where the file is no prompt file."""
     from orpo_cli.data.formats.prompt_columns import columns_line
-    from orpo_cli.evaluation.prompt_file import PromptFileKind, PromptSource, prompt_columns, prompt_file_kind
+    from orpo_cli.evaluation.prompt_file import PromptFileKind, PromptSource, columns_of_run, prompt_file_kind
     from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
     file = None if request.prompts_from is None else Path(request.prompts_from).expanduser()
-    columns = {} if file is None or run is None else prompt_columns(file, run.read_plan())
+    columns = {} if file is None or run is None else columns_of_run(file, run.read_plan())
     kind = None if file is None else prompt_file_kind(file, columns=columns)
     if columns and kind is PromptFileKind.ROWS:
         console.note(f"{file}: {columns_line(columns)}, as in the recipe of the run")

@@ -22,7 +22,7 @@ from orpo_cli.evaluation.prompt_file import (
     PromptFileKind,
     PromptSource,
     collect_prompts,
-    prompt_columns,
+    columns_of_run,
     prompt_file_kind,
 )
 from orpo_cli.evaluation.prompts import Prompt, PromptBuilder, check_prompts_available
@@ -184,6 +184,9 @@ def test_earlier_turns_of_alpaca_rows_are_in_the_prompt(target: EvalTarget, tmp_
     pair = {**rows[0], "chosen": "A.", "rejected": "B."}
     (as_in_training,) = collected(target, file=write_rows(tmp_path / "pair.jsonl", pair))
     assert as_in_training.input_ids == first.input_ids
+    turns_as_messages = {"instruction": [*earlier, {"role": "user", "content": "Why?"}]}
+    (conversation,) = collected(target, file=write_rows(tmp_path / "talk.jsonl", turns_as_messages))
+    assert conversation.messages == second.messages
     with pytest.raises(DataError, match=r"ask.jsonl:1: history is not a list of \[question, answer\]"):
         collected(target, file=write_rows(tmp_path / "ask.jsonl", {"instruction": "Why?", "history": ["Hi"]}))
 
@@ -195,7 +198,7 @@ def test_a_prompt_file_may_have_the_columns_of_the_run(target: EvalTarget, tmp_p
     )
     plan = target.plan.model_copy(update={"dataset": target.plan.dataset.model_copy(update={"train": [source]})})
     file = write_rows(tmp_path / "ask.jsonl", {"提问": "Why?", "历史": [["Hi", "Hello!"]]})
-    columns = prompt_columns(file, plan)
+    columns = columns_of_run(file, plan)
     assert columns == {"instruction": "提问", "history": "历史"}
     assert prompt_file_kind(file, columns=columns) is PromptFileKind.ROWS
     asked = PromptSource((), file, PromptFileKind.ROWS, columns=columns)
@@ -203,8 +206,8 @@ def test_a_prompt_file_may_have_the_columns_of_the_run(target: EvalTarget, tmp_p
     assert prompt.messages is not None
     assert [each["content"] for each in prompt.messages] == ["Hi", "Hello!", "Why?"]
     pair = write_rows(tmp_path / "pair.jsonl", {"提问": "Why?", "历史": [], "好": "A.", "差": "B."})
-    assert prompt_file_kind(pair, columns=prompt_columns(pair, plan)) is PromptFileKind.PAIRS
-    assert prompt_columns(write_rows(tmp_path / "x.jsonl", {"prompt": "Why?"}), plan) == {}
+    assert prompt_file_kind(pair, columns=columns_of_run(pair, plan)) is PromptFileKind.PAIRS
+    assert columns_of_run(write_rows(tmp_path / "x.jsonl", {"prompt": "Why?"}), plan) == {}
 
 
 def test_plain_rows_are_texts(target: EvalTarget, tmp_path: Path) -> None:

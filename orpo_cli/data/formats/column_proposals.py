@@ -84,9 +84,10 @@ def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
     worse = [name for name in texts if name_words(name) & REJECTED_WORDS or name_words(name) & NEGATIONS]
     better = [name for name in texts if name not in worse and name_words(name) & CHOSEN_WORDS]
     answers = [name for name in texts if not is_prompt_name(name) and has_sentences(name, rows)]
-    better = better or [name for name in answers if name not in worse and name_words(name) & LATER_WORDS]
-    others = [name for name in answers if name not in better]
-    worse = worse or [name for name in others if name_words(name) & EARLIER_WORDS] or _only_answer(others)
+    if not better:
+        better = [name for name in answers if name not in worse and name_words(name) & LATER_WORDS]
+        others = [name for name in answers if name not in better]
+        worse = worse or [name for name in others if name_words(name) & EARLIER_WORDS] or _only_answer(others)
     if not better or not worse or (is_label(better[0], rows) and is_label(worse[0], rows)):
         return propose_rated(rows) or propose_labelled(rows)
     prompts = prompt_candidates(rows, (*better, *worse))

@@ -157,6 +157,8 @@ def test_a_score_of_one_answer_per_question_is_mapped_only_on_a_condition(tmp_pa
         {"reviewer": "anna", "category": "weather"},
         {"good": "12", "bad": "7"},
         {"best": "gpt-3.5", "worst": "llama"},
+        {"best": "llama"},
+        {"good": "This is a nice one."},
         {"comment": "This is one of the better ones."},
     ],
 )

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _overrides: list[Any] = []  # in effect as long as they are referenced
 
@@ -24,6 +27,19 @@ def use_mkl() -> None:
     """Undo ``use_onednn``."""
     while _overrides:
         _overrides.pop()._destroy()
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """``total`` + ``left`` @ ``right``, with oneDNN where it is in use; may change ``total``.
+
+    ``total.addmm_`` always uses MKL: the kernels of ``use_onednn`` replace no operator that works in place.
+    """
+    import torch
+
+    if _overrides and total.is_cpu and total.dtype is torch.float32 and left.numel() > 0:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise.binary(left, total, right.t(), None, "add")
+        return result
+    return total.addmm_(left, right)
 
 
 def _is_faster() -> bool:
@@ -46,7 +62,6 @@ def _vendor() -> str:
 def _override() -> Any:
     """Kernels for ``aten::mm`` and ``aten::addmm`` on the CPU: oneDNN's for float32 matrices, torch's for all others."""
     import torch
-    from torch import Tensor
 
     product = torch.ops.mkldnn._linear_pointwise
     plain_mm, plain_addmm = (torch.library.get_kernel(name, "CPU") for name in ("aten::mm", "aten::addmm"))

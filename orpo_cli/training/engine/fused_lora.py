@@ -196,8 +196,15 @@ def _add_products(
         padding = -inner.shape[1] % ALIGNMENT
         inner, lora_b = (pad(each, (0, padding)) if padding else each for each in (inner, lora_b))
         return linear(torch.cat((x, inner), dim=1), torch.cat((weight, lora_b), dim=1), bias)
-    output = torch.mm(inner, lora_b.t()) if bias is None else torch.addmm(bias, inner, lora_b.t())
-    return output.addmm_(x, weight.t())
+    first, second = _largest_first(x, (x, weight.t()), (inner, lora_b.t()))
+    output = torch.mm(*first) if bias is None else torch.addmm(bias, *first)
+    return output.addmm_(*second)
+
+
+def _largest_first(x: torch.Tensor, large: Any, small: Any) -> tuple[Any, Any]:
+    """The order in which two products are added. In half precision the adapter's, the small one, comes first, so that it is not lost
+    in an output that is already rounded; in float32 the large one, because the second product is computed by MKL, see ``onednn``."""
+    return (small, large) if x.dtype.itemsize < 4 else (large, small)
 
 
 def _rounds_before_adding(x: torch.Tensor) -> bool:
@@ -261,7 +268,8 @@ class LoraLinearFunction(torch.autograd.Function):
             grad_inner = torch.mm(grad, lora_b).mul_(ctx.scaling)
             if needs_x:
                 full_weight = ctx.dequantize(grad.dtype) if weight is None else weight
-                grad_x = torch.mm(grad_inner, lora_a).addmm_(grad, full_weight).view(x_cast.shape).to(x_dtype)
+                first, second = _largest_first(grad, (grad, full_weight), (grad_inner, lora_a))
+                grad_x = torch.mm(*first).addmm_(*second).view(x_cast.shape).to(x_dtype)
             if needs_a:
                 grad_a = torch.mm(grad_inner.t(), rows).to(matrix_dtypes[0])
         grad_weight = torch.mm(grad.t(), rows) if needs_weight else None

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from orpo_cli.model.onednn import add_product
 from orpo_cli.training.engine.fused_lora import FusedForward, transposed_product
 
 
@@ -113,8 +114,8 @@ class SharedInputFunction(torch.autograd.Function):
         ctx.save_for_backward(x, inner, joined_a, *(weight for weight, _ in frozen), *matrices[1::2])
         outputs = []
         for part, lora_b, (weight, bias) in zip(torch.split(inner, ctx.ranks, 1), matrices[1::2], frozen, strict=True):
-            output = torch.mm(part, lora_b.t()) if bias is None else torch.addmm(bias, part, lora_b.t())
-            outputs.append(output.addmm_(rows, weight.t()))
+            output = torch.mm(rows, weight.t()) if bias is None else torch.addmm(bias, rows, weight.t())
+            outputs.append(output.addmm_(part, lora_b.t()))
         return tuple(outputs)
 
     @staticmethod
@@ -129,10 +130,10 @@ class SharedInputFunction(torch.autograd.Function):
         grad_inner.mul_(ctx.scaling)
         grad_x = None
         if needs_x:
-            grad_x = torch.mm(grad_inner, joined_a)
-            for grad, weight in zip(grads, weights, strict=True):
-                grad_x.addmm_(grad, weight)
-            grad_x = grad_x.view(x.shape)
+            grad_x = torch.mm(grads[0], weights[0])
+            for grad, weight in zip(grads[1:], weights[1:], strict=True):
+                grad_x = add_product(grad_x, grad, weight)
+            grad_x = grad_x.addmm_(grad_inner, joined_a).view(x.shape)
         grad_matrices: list[torch.Tensor | None] = [None] * len(needs_matrices)
         if any(needs_matrices[::2]):
             grad_matrices[::2] = torch.split(torch.mm(grad_inner.t(), x.reshape(-1, x.shape[-1])), ctx.ranks)

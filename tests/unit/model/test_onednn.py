@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from orpo_cli.model.onednn import use_mkl, use_onednn
+from orpo_cli.model.onednn import add_product, use_mkl, use_onednn
 
 
 @pytest.fixture
@@ -48,6 +48,15 @@ def test_transposed_slices_and_other_dtypes_are_right(onednn: None) -> None:
     assert (a[:0] @ b.T).shape == (0, 50)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         a @ b
+
+
+def test_a_product_is_added_to_a_total(onednn: None) -> None:
+    torch.manual_seed(0)
+    total, a, b = torch.randn(40, 50), torch.randn(40, 30), torch.randn(50, 30)
+    exact = total.double() + a.double() @ b.double().T
+    for right in (b.T, b.T.contiguous()):
+        assert torch.allclose(add_product(total.clone(), a, right).double(), exact, atol=1e-5)
+    assert torch.allclose(add_product(total.double(), a.double(), b.double().T), exact)  # torch's
 
 
 def test_use_mkl_undoes_use_onednn() -> None:

@@ -9,7 +9,9 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from support.architectures import PACKED, build
 from support.steps import gradients, random_pairs
+from torch.profiler import profile
 
+from orpo_cli.model.onednn import use_mkl, use_onednn
 from orpo_cli.training.engine.fused_lora import fused_lora_forwards
 from orpo_cli.training.engine.lora_groups import LoraGroups
 from orpo_cli.training.engine.packed_step import Engine, patched_forwards
@@ -144,3 +146,23 @@ def test_a_step_has_fewer_products_and_the_same_gradients(checkpointing: bool) -
     assert before - after >= 9 * layers - 2
     for name, each in expected.items():
         assert float((found[name] - each).norm()) <= 1e-11 * float(each.norm()), name
+
+
+@pytest.mark.parametrize("names", [NAMES, NAMES[:1]])
+def test_every_product_with_a_weight_uses_onednn_where_it_is_faster(names: tuple[str, ...]) -> None:
+    """In place, torch would use MKL: half the speed of a step on such a processor."""
+    if not use_onednn():
+        pytest.skip("only of use on AMD processors with AVX-512")
+    try:
+        block = adapted(Attention(torch.float32), r=2, target_modules=list(names))
+        with profile(record_shapes=True) as profiled:
+            shared(block, torch.randn(2, 25, 32))
+    finally:
+        use_mkl()
+    smallest = [
+        min(size for shape in each.input_shapes for size in shape)
+        for each in profiled.events()
+        if each.name == "aten::addmm_"
+    ]
+    assert smallest
+    assert max(smallest) <= 2 * len(names)  # only products with an adapter

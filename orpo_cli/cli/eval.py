@@ -15,7 +15,7 @@ from orpo_cli.workflows.remote_code import warn_about_remote_code
 
 METRICS = (
     ("rewards/accuracies", "accuracy", "{:.3f}"),
-    ("rewards/margins", "margin", "{:.4f}"),
+    ("margin", "margin", "{:.4f}"),
     ("log_odds_chosen", "log odds", "{:.3f}"),
     ("logps/chosen", "log p chosen", "{:.3f}"),
     ("logps/rejected", "log p rejected", "{:.3f}"),
@@ -118,7 +118,7 @@ def _table(document: dict[str, Any]) -> Any:
         if change:
             cells.append(_cell(change, metric, form.replace(":", ":+")))
             if metric == "rewards/accuracies":
-                cells[-1] += f"\n{change['pairs_won']} won, {change['pairs_lost']} lost"
+                cells[-1] += f"\n{change['pairs_won']} won, {change['pairs_lost']} lost\np {change['p_value']:.2g}"
         table.add_row(title, *(Text(cell, justify="right") for cell in cells))
     return table
 
@@ -127,7 +127,7 @@ def _findings(document: dict[str, Any]) -> Iterator[str]:
     """What the figures say about the training, where that is easily read wrongly."""
     if not document["change"]:
         return
-    interval = document["change"]["intervals"]["rewards/margins"]
+    interval = document["change"]["intervals"]["margin"]
     if interval is not None and interval[0] <= 0 <= interval[1]:
         yield "no measurable change of the margin: the interval of the change contains 0 (what to do: orpo explain accuracy-unchanged)"
     if note := accuracy_limit_note(document["models"]["base"]["rewards/accuracies"], document["pairs"]):
@@ -135,10 +135,15 @@ def _findings(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _legend(document: dict[str, Any]) -> str:
-    won = "won, lost: pairs that only the tuned, only the base model prefers rightly; " if document["change"] else ""
+    won = (
+        "won, lost: pairs that only the tuned, only the base model prefers rightly; p: of an exact McNemar test (below 0.05 "
+        "such a difference is rare between models that are equally accurate); "
+        if document["change"]
+        else ""
+    )
     return (
         "accuracy: fraction of pairs whose chosen completion is more likely per token than the rejected one; log p: nats per token; "
-        f"margin: beta ({document['beta']:g}) x (log p chosen - log p rejected); log odds: the log odds ratio of chosen and rejected completion; "
+        "margin: log p chosen - log p rejected, without beta; log odds: the log odds ratio of chosen and rejected completion; "
         f"NLL: over prompt and chosen completion; {won}in brackets: 95% confidence intervals (accuracy: Wilson; margin: Student's t)"
     )
 

@@ -73,9 +73,12 @@ def command(
     check_output_file(path, overwrite=force, option="NAME or --output")
     for note in inspected.notes:
         console.note(note)
+    if inspected.few_rows is not None:
+        steps = "" if source else ", a step has 8 pairs, and the training has 3 epochs"
+        console.note(f"{data} has {inspected.few_rows} rows, so a fifth is held out{steps}")
     if inspected.doubt:
         console.warn(inspected.doubt)
-    text = new_recipe_text(name, source, model, data, inspected.columns, inspected.held_out)
+    text = new_recipe_text(name, source, model, data, inspected.columns, inspected.few_rows is not None)
     copies = data_files_to_copy(source, path, overwrite=force) if source and not data else {}
     for file, copy in copies.items():
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -89,9 +89,7 @@ def _print_runs(histories: list[RunHistory], console: Console, *, as_csv: bool, 
         text, left_out = runs_table(rows, console.out.width if sized else None)
         console.result(text)
         if "margin" not in left_out and any(row.saved and row.saved.margin is not None for row in rows):
-            console.note(
-                "margin: of log-probability per token, chosen minus rejected, without beta (`orpo eval` has it with beta)"
-            )
+            console.note("margin: log-probability per token of chosen minus that of rejected, without beta")
         if left_out:
             console.note(f"no space for: {', '.join(left_out)} (--csv has them)")
     if sort is not None and rows:

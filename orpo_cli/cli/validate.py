@@ -11,7 +11,7 @@ from orpo_cli.cli.options import Json, Overrides, Quiet, Strict
 from orpo_cli.errors import STRICT, OrpoError, Problem, RecipeError
 from orpo_cli.recipe.placeholders import load_complete_recipe
 from orpo_cli.report.console import Console
-from orpo_cli.workflows.missing_data import missing_data_notes
+from orpo_cli.workflows.missing_files import missing_file_notes
 
 
 def command(
@@ -30,8 +30,8 @@ def command(
 ) -> None:
     """Check recipes, and report every error with its line.
 
-    Reads only the recipes: no torch, no network, no data. A local data file
-    that does not exist here is mentioned, and is no error.
+    Reads only the recipes: no torch, no network, no data. A local model or data
+    file that does not exist here is mentioned, and is no error.
 
     [bold]Examples[/bold]
 
@@ -52,7 +52,7 @@ def command(
             problems.append(Problem("recipe-unreadable", error.message, remedy=error.remedy))
         else:
             problems += loaded.warnings
-            notes += missing_data_notes(loaded)
+            notes += missing_file_notes(loaded)
             console.result(f"{loaded.file}: ok")
     for note in notes:
         console.note(f"note: {note}")

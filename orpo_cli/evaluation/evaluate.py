@@ -15,7 +15,7 @@ from orpo_cli.errors import OrpoError
 from orpo_cli.evaluation.eval_target import EvalTarget, Variant
 from orpo_cli.evaluation.held_out_pairs import HeldOutPairs
 from orpo_cli.evaluation.kept_scores import KeptScores, Key, keep_scores, read_scores, scores_key
-from orpo_cli.evaluation.metrics import intervals, margin_change_interval, preference_metrics
+from orpo_cli.evaluation.metrics import intervals, margin_intervals, margins_of, preference_metrics, weighted_mean
 from orpo_cli.evaluation.preference_scores import PairScorer, PairScores, Progress, mixed_precision
 from orpo_cli.model.onednn import use_onednn
 from orpo_cli.model.vector_math import initialize_vector_math
@@ -24,6 +24,7 @@ from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
 from orpo_cli.redaction import redact_record
 from orpo_cli.run_records import write_record
 from orpo_cli.rundir import RunDir
+from orpo_cli.statistics import compare_margins
 
 
 def evaluate(
@@ -61,8 +62,7 @@ def evaluate(
         "same_as_in_training": held_out_pairs.same_as_in_training,
         "beta": beta,
         "models": {
-            variant: {**preference_metrics(each, beta), "intervals": intervals(each, beta)}
-            for variant, each in scores.items()
+            variant: {**_metrics(each, beta), "intervals": intervals(each, beta)} for variant, each in scores.items()
         },
         "change": _change(scores, beta),
         "reused": {} if kept is None else {"base": kept.as_record()},
@@ -150,14 +150,21 @@ def _change(scores: dict[Variant, PairScores], beta: float) -> dict[str, Any] | 
     if "base" not in scores:
         return None
     base, tuned = scores["base"], scores["tuned"]
-    before, after = preference_metrics(base, beta), preference_metrics(tuned, beta)
-    right_before, right_after = base.chosen > base.rejected, tuned.chosen > tuned.rejected
+    before, after = _metrics(base, beta), _metrics(tuned, beta)
+    weights = None if tuned.weights is None else tuned.weights.tolist()
+    paired = compare_margins(margins_of(base).tolist(), margins_of(tuned).tolist(), weights)
     return {
         **{name: after[name] - before[name] for name in before},
-        "intervals": {"rewards/margins": margin_change_interval(base, tuned, beta)},
-        "pairs_won": int((right_after & ~right_before).sum()),
-        "pairs_lost": int((right_before & ~right_after).sum()),
+        "intervals": margin_intervals(paired.margin_interval, beta),
+        "pairs_won": paired.won,
+        "pairs_lost": paired.lost,
+        "p_value": paired.p_value,
     }
+
+
+def _metrics(scores: PairScores, beta: float) -> dict[str, float]:
+    """TRL's metrics, and the margin without beta, which can be compared between runs of different beta."""
+    return {**preference_metrics(scores, beta), "margin": weighted_mean(margins_of(scores), scores.weights)}
 
 
 def _scores_by_pair(held_out_pairs: HeldOutPairs, scores: dict[Variant, PairScores]) -> list[dict[str, Any]]:

@@ -45,16 +45,25 @@ def intervals(scores: PairScores, beta: float) -> dict[str, Interval | None]:
 
     With weights, the number of pairs is the effective one, which is smaller.
     """
-    correct, margins = scores.chosen > scores.rejected, beta * (scores.chosen - scores.rejected)
+    margins = margins_of(scores).tolist()
+    correct = scores.chosen > scores.rejected
     if scores.weights is None:
-        accuracy = wilson_interval(int(correct.sum()), len(correct))
-        return {"rewards/accuracies": accuracy, "rewards/margins": mean_interval(margins.tolist())}
-    effective = effective_count(scores.weights.tolist())
-    accuracy = wilson_interval(weighted_mean(correct.double(), scores.weights) * effective, effective)
-    return {
-        "rewards/accuracies": accuracy,
-        "rewards/margins": weighted_mean_interval(margins.tolist(), scores.weights.tolist()),
-    }
+        accuracy, margin = wilson_interval(int(correct.sum()), len(correct)), mean_interval(margins)
+    else:
+        effective = effective_count(scores.weights.tolist())
+        accuracy = wilson_interval(weighted_mean(correct.double(), scores.weights) * effective, effective)
+        margin = weighted_mean_interval(margins, scores.weights.tolist())
+    return {"rewards/accuracies": accuracy, **margin_intervals(margin, beta)}
+
+
+def margins_of(scores: PairScores) -> torch.Tensor:
+    """``logps/chosen`` minus ``logps/rejected`` of each pair, in nats per token: the margin without beta."""
+    return scores.chosen - scores.rejected
+
+
+def margin_intervals(margin: Interval | None, beta: float) -> dict[str, Interval | None]:
+    """The interval of the margin, and that of TRL's ``rewards/margins``, which is beta times as large."""
+    return {"margin": margin, "rewards/margins": margin and (beta * margin[0], beta * margin[1])}
 
 
 def accuracies_by_length(scores: PairScores) -> dict[str, float]:
@@ -71,17 +80,6 @@ def accuracies_by_length(scores: PairScores) -> dict[str, float]:
             weights = None if scores.weights is None else scores.weights[group]
             found[f"accuracies_chosen_{name}"] = weighted_mean(correct[group].double(), weights)
     return found
-
-
-def margin_change_interval(before: PairScores, after: PairScores, beta: float) -> Interval | None:
-    """95% interval of the change of the mean margin, paired: much narrower than the intervals of the two margins.
-
-    It is beta times ``margin_interval`` of ``statistics.compare_margins``, which the report shows.
-    """
-    changes = beta * ((after.chosen - after.rejected) - (before.chosen - before.rejected))
-    if after.weights is not None:
-        return weighted_mean_interval(changes.tolist(), after.weights.tolist())
-    return mean_interval(changes.tolist())
 
 
 def _log1mexp(x: torch.Tensor) -> torch.Tensor:

@@ -54,5 +54,5 @@ def comparison_lines(found: Sequence[dict[str, Any]]) -> Iterator[str]:
         interval = "" if low is None else f" [{low:+.4f}, {high:+.4f}]"
         yield (
             f"{each['title']}, {each['pairs']} held-out pairs: accuracy {each['first_accuracy']:.3f} → {each['second_accuracy']:.3f} "
-            f"({each['won']} won, {each['lost']} lost, p {each['p_value']:.2g}), margin without beta {each['margin_change']:+.4f}{interval}"
+            f"({each['won']} won, {each['lost']} lost, p {each['p_value']:.2g}), margin {each['margin_change']:+.4f}{interval}"
         )

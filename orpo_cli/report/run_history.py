@@ -295,11 +295,11 @@ class RunHistory:
 
     def _change_of_orpo_eval(self) -> Record:
         """The change of each metric from base to tuned, and the 95% interval of that of the margin, without beta."""
-        change, beta = object_or_empty(self.evaluation.get("change")), self.evaluation.get("beta")
-        interval = object_or_empty(change.get("intervals")).get("rewards/margins")
-        if not isinstance(interval, list) or not is_number(beta) or not beta or not all(map(is_number, interval)):
+        change = object_or_empty(self.evaluation.get("change"))
+        interval = object_or_empty(change.get("intervals")).get("margin")
+        if not isinstance(interval, list) or not all(map(is_number, interval)):
             return change
-        return {**change, **dict(zip(("margin_low", "margin_high"), (end / beta for end in interval), strict=False))}
+        return {**change, **dict(zip(("margin_low", "margin_high"), interval, strict=False))}
 
     @cached_property
     def _lines(self) -> list[str]:

@@ -113,7 +113,7 @@ def next_commands(history: RunHistory, commands: dict[str, str], width: int | No
 
 
 def _accuracy(history: RunHistory, name: str, record: dict[str, Any]) -> str:
-    """``last, step 32: accuracy 0.81 [0.70, 0.89], margin 0.4321 without beta, loss 2.1234``."""
+    """``last, step 32: accuracy 0.81 [0.70, 0.89], margin 0.4321, loss 2.1234``."""
     accuracy, margin = (metric_value(record, each, "eval_") for each in ("accuracy", MARGIN))
     if accuracy is None:
         return ""
@@ -122,7 +122,7 @@ def _accuracy(history: RunHistory, name: str, record: dict[str, Any]) -> str:
     text += "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
     pairs = record.get("eval_pairs")
     text += f" of {pairs:.0f} pairs" if is_number(pairs) else ""
-    text += "" if margin is None else f", margin {margin:.4f} without beta"
+    text += "" if margin is None else f", margin {margin:.4f}"
     loss = metric_value(record, "loss", "eval_")
     return text if loss is None else f"{text}, loss {loss:.4f}"
 

@@ -12,14 +12,14 @@ COLUMNS = (
     ("nll_loss", "NLL", "{:.4f}"),
     ("log_odds_ratio", "OR loss", "{:.4f}"),  # with the other sign: the L_OR of the paper, which falls
     ("rewards/accuracies", "accuracy", "{:.2f}"),
-    ("rewards/margins", "margin", "{:.4f}"),
+    ("margin", "margin", "{:.4f}"),  # without beta, as everywhere except in TRL's rewards/margins
     ("grad_norm", "grad norm", "{:.3f}"),
     ("learning_rate", "lr", "{:.2e}"),
     ("tokens_per_second", "tok/s", "{:.0f}"),
     ("memory_gb", "GB", "{:.2f}"),
 )
 MOST_IMPORTANT_FIRST = (
-    "loss", "rewards/accuracies", "rewards/margins", "log_odds_ratio", "tokens_per_second", "learning_rate", "nll_loss",
+    "loss", "rewards/accuracies", "margin", "log_odds_ratio", "tokens_per_second", "learning_rate", "nll_loss",
     "grad_norm", "memory_gb",
 )  # fmt: skip
 USUAL_WIDTHS = {"tokens_per_second": 6, "memory_gb": 6, "learning_rate": 8}
@@ -30,7 +30,11 @@ MIN_ROWS = 5  # between two headers, however low the terminal is
 
 def step_cells(values: dict[str, Any]) -> dict[str, str]:
     """The text of each metric of ``COLUMNS`` that ``values`` has."""
-    shown = {**values, **({"log_odds_ratio": 0 - values["log_odds_ratio"]} if "log_odds_ratio" in values else {})}
+    shown = dict(values)
+    if "log_odds_ratio" in values:
+        shown["log_odds_ratio"] = 0 - values["log_odds_ratio"]
+    if "logps/chosen" in values and "logps/rejected" in values:
+        shown["margin"] = values["logps/chosen"] - values["logps/rejected"]
     return {name: form.format(shown[name]) for name, _, form in COLUMNS if name in shown}
 
 

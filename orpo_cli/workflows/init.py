@@ -22,10 +22,15 @@ COLUMNS_COMMENT = (
 
 _NEXT_LINE = "\n    "  # of the keys of dataset.train
 
-HELD_OUT, HELD_OUT_OF_FEW = (
-    0.05,
-    0.2,
-)  # fractions of the pairs, in general and of a file with few pairs
+HELD_OUT, HELD_OUT_OF_FEW = 0.05, 0.2  # fractions of the pairs, in general and of a file with few pairs
+
+# One epoch of 32 pairs a step would be 1 to 10 steps of few pairs.
+STEPS_OF_FEW = {
+    "gradient_accumulation_steps: 8 # 4 x 8 = 32 pairs per step": (
+        "gradient_accumulation_steps: 2 # 4 x 2 = 8 pairs per step; with thousands of pairs, 8"
+    ),
+    "num_train_epochs: 1": "num_train_epochs: 3 # with thousands of pairs, 1",
+}
 
 KeyPath = tuple[str, ...]  # ("dataset", "train", "path")
 
@@ -40,12 +45,12 @@ def new_recipe_text(
     model: str | None,
     data: str | None,
     columns: str | None = None,
-    held_out: float = HELD_OUT,
+    few_pairs: bool = False,
 ) -> str:
     """The text of a new recipe: template or shipped recipe, with its comments, and the user's values filled in.
 
-    ``columns`` and ``held_out``: the `columns:` line and the fraction to hold out of ``data``, see ``inspect_data``. A shipped recipe with other data loses
-    its header, which describes its own data.
+    ``columns`` and ``few_pairs``: the `columns:` line of ``data``, and whether it has few pairs, see ``inspect_data``. A shipped recipe
+    with other data loses its header, which describes its own data, and keeps its steps.
     Raises UsageError for an empty value.
     """
     for option, value in (("NAME", name), ("--model", model), ("--data", data)):
@@ -56,6 +61,7 @@ def new_recipe_text(
     if model:
         changes[("model", "model_name_or_path")] = _scalar(model)
     mapping = f"{columns}{_NEXT_LINE}" if columns else ""
+    held_out = HELD_OUT_OF_FEW if few_pairs else HELD_OUT
     if data and shipped:  # split, columns and held-out pairs of the shipped recipe belong to other data
         text = f"# The shipped recipe {shipped.name} with other data.\n\n{_without_header(text)}"
         text = text.replace(RATE_OF_EXAMPLE, RATE_OF_OTHER_DATA)
@@ -63,6 +69,8 @@ def new_recipe_text(
         changes[("dataset", "eval")] = f"test_size: {held_out}"
     elif data:
         text = text.replace(COLUMNS_COMMENT, columns) if columns else text
+        for usual, of_few in STEPS_OF_FEW.items() if few_pairs else ():
+            text = text.replace(usual, of_few)
         changes[("dataset", "train", "path")] = _scalar(data)
         changes[("dataset", "eval", "test_size")] = str(held_out)
     return _replace_values(text, changes)
@@ -72,12 +80,12 @@ def new_recipe_text(
 class InspectedData:
     """What is known of the data of a new recipe: the `columns:` line, and lines for the user.
 
-    ``held_out``: the fraction of pairs to hold out. ``problem``: why it cannot be used; ``has_rows``: although its rows can be read. ``doubt``: what the names of the columns do
-    not decide.
+    ``few_rows``: their number where it is small. ``problem``: why it cannot be used; ``has_rows``: although its rows can be read. ``doubt``: what the names of the columns do not
+    decide.
     """
 
     columns: str | None = None
-    held_out: float = HELD_OUT
+    few_rows: int | None = None
     notes: tuple[str, ...] = ()
     problem: str | None = None
     doubt: str | None = None
@@ -100,23 +108,18 @@ def inspect_data(data: str) -> InspectedData:
     except DataError as error:
         rows = count_first_rows(path, FEW_PAIRS)
         return InspectedData(
-            held_out=HELD_OUT_OF_FEW if 0 < rows < FEW_PAIRS else HELD_OUT,
+            few_rows=rows if 0 < rows < FEW_PAIRS else None,
             problem=f"{error.message} {error.remedy or ''}".rstrip(),
             has_rows=rows > 0,
         )
     if found is None:
         return InspectedData()
-    few: tuple[str, ...] = ()
-    held_out = HELD_OUT
-    if found.few_rows is not None:
-        held_out = HELD_OUT_OF_FEW
-        few = (f"{data} has {found.few_rows} rows, so a fifth is held out (dataset.eval.test_size)",)
     unused = f"; not used: {', '.join(found.unused)}" if found.unused else ""
     if not found.mapping:
         note = f"{data}, format {found.format}: uses the columns {', '.join(found.used)}{unused}"
         if found.format == "preference" and not {"prompt", "messages"} & set(found.used):
             note += "; no column is the prompt, so it is the common start of chosen and rejected"
-        return InspectedData(held_out=held_out, notes=(note, *few))
+        return InspectedData(few_rows=found.few_rows, notes=(note,))
     line, doubt = columns_line(found.mapping), None
     if found.prompt_is_guessed:
         others = (
@@ -125,7 +128,7 @@ def inspect_data(data: str) -> InspectedData:
         doubt = f"{data}: {found.mapping['prompt']} is taken as the prompt, {others}. Check `columns:` in the recipe."
     as_named = [name for name in found.used if name not in found.mapping.values()]
     also = f"; used under its own name: {', '.join(as_named)}" if as_named else ""
-    return InspectedData(line, held_out, (f"by the names in {data}: {line}{also}{unused}", *few), doubt=doubt)
+    return InspectedData(line, found.few_rows, (f"by the names in {data}: {line}{also}{unused}",), doubt=doubt)
 
 
 def _without_header(text: str) -> str:

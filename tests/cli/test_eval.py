@@ -22,7 +22,7 @@ from orpo_cli.recipe.schema import Source
 from orpo_cli.report.paired_comparison import compare_with_base
 from orpo_cli.report.run_history import read_history
 from orpo_cli.rundir import RunDir
-from orpo_cli.statistics import PairedComparison
+from orpo_cli.statistics import PairedComparison, mcnemar_p_value
 from orpo_cli.sweep.scores import read_progress
 
 app = typer.Typer()
@@ -67,7 +67,12 @@ def test_a_table_shows_base_tuned_and_the_change(run: RunDir) -> None:
     before, after = (models[variant]["rewards/accuracies"] for variant in ("base", "tuned"))
     for cell in (f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"):
         assert cell in accuracy
-    assert "margin: beta (0.3) x" in " ".join(done.stdout.split())  # wrapped to the width of the terminal
+    margins = [models[variant]["logps/chosen"] - models[variant]["logps/rejected"] for variant in ("base", "tuned")]
+    margin = next(line for line in done.stdout.splitlines() if "margin  " in line)
+    for cell in (*map("{:.4f}".format, margins), f"{margins[1] - margins[0]:+.4f}"):
+        assert cell in margin
+    change = json.loads(run.evaluation.read_text())["change"]
+    assert f"p {mcnemar_p_value(change['pairs_won'], change['pairs_lost']):.2g}" in done.stdout
     assert f"{HELD_OUT} held-out pairs" in done.stdout
 
 
@@ -76,11 +81,13 @@ def test_the_report_has_the_same_interval_of_the_change_as_eval(run: RunDir) -> 
     comparison = compare_with_base(read_history(run.root))
     assert isinstance(comparison, PairedComparison)
     assert comparison.margin_interval is not None
-    shown = [document["beta"] * end for end in comparison.margin_interval]  # the report is without beta
-    assert document["change"]["intervals"]["rewards/margins"] == pytest.approx(shown, abs=1e-9)
+    intervals = document["change"]["intervals"]
+    assert intervals["margin"] == pytest.approx(comparison.margin_interval, abs=1e-9)
+    with_beta = [document["beta"] * end for end in comparison.margin_interval]
+    assert intervals["rewards/margins"] == pytest.approx(with_beta, abs=1e-9)
     shown_text = " ".join(invoke_eval(run.root).stdout.split())
     assert "margin: Student's t" in shown_text
-    low, high = document["change"]["intervals"]["rewards/margins"]
+    low, high = intervals["margin"]
     assert ("no measurable change of the margin" in shown_text) is (low <= 0 <= high)
 
 

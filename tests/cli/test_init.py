@@ -378,7 +378,14 @@ def test_a_fifth_of_few_pairs_is_held_out(tmp_path, orpo_here, rows, held_out, s
     data, recipe = write_pairs(tmp_path / "pairs.jsonl", rows), tmp_path / "mine.yaml"
     done = orpo_here("init", "mine", "--data", data, "--output", recipe, *shipped)
     assert done.returncode == 0, done.stderr
-    assert yaml.safe_load(recipe.read_text())["dataset"]["eval"] == {"test_size": held_out}
+    values = yaml.safe_load(recipe.read_text())
+    assert values["dataset"]["eval"] == {"test_size": held_out}
+    if not shipped:
+        training = values["training"]
+        assert (training["gradient_accumulation_steps"], training["num_train_epochs"]) == (
+            (2, 3) if held_out == 0.2 else (8, 1)
+        )
+        assert ("a step has 8 pairs, and the training has 3 epochs" in done.stderr) == (held_out == 0.2)
     assert (f"has {rows} rows, so a fifth is held out" in done.stderr) == (held_out == 0.2)
     assert (
         "The values of training are those of quickstart, chosen for its own data, except learning_rate:" in done.stderr

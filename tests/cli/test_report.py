@@ -61,9 +61,7 @@ def test_the_comparison_is_printed_too(runs: Path, orpo_here: Orpo) -> None:
             for step, margins in ((0, [-1.0, -1.0]), (20, tuned))
         ]
         write_json_lines(runs / name / "eval_scores.jsonl", lines)
-    printed = (
-        "b against a, 2 held-out pairs: accuracy 0.500 → 1.000 (1 won, 0 lost, p 1), margin without beta +1.5000 ["
-    )
+    printed = "b against a, 2 held-out pairs: accuracy 0.500 → 1.000 (1 won, 0 lost, p 1), margin +1.5000 ["
     done = orpo_here("report", "runs/a", "runs/b")
     assert (printed in done.stderr, "base model" in done.stderr, done.stdout) == (True, False, "report.html\n")
     document = json.loads(orpo_here("report", "runs/a", "--json").stdout)

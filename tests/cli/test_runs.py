@@ -69,7 +69,7 @@ def test_sorted_by_a_metric_with_the_best_run_first(runs: Path, orpo_here: Orpo)
 
 
 def test_the_column_margin_says_that_it_is_without_beta(runs: Path, orpo: Orpo, orpo_here: Orpo) -> None:
-    assert "chosen minus rejected, without beta" in orpo_here("runs").stderr
+    assert "chosen minus that of rejected, without beta" in orpo_here("runs").stderr
     assert "without beta" not in orpo("runs", env={**os.environ, "COLUMNS": "60"}).stderr  # no space for it
 
 

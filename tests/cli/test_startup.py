@@ -164,6 +164,9 @@ def test_validate_mentions_local_data_that_does_not_exist_and_exits_0(
         in orpo_here("validate", recipe, "--set", "dataset.train={path: one.jsonl}").stderr
     )
     assert orpo_here("validate", "quickstart").stderr == ""
+    for model, mentioned in (("./no-model", True), ("../no.gguf", True), (str(tmp_path), False), ("some/model", False)):
+        shown = orpo_here("validate", recipe, "--set", f"model.model_name_or_path={model}").stderr
+        assert (f"model.model_name_or_path: {model}: does not exist here" in shown) == mentioned
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["train"], ["plan", "x", "--nonsense"]])

@@ -52,6 +52,9 @@ def group(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
     unpaired: OrderedDict[tuple[str, bool], list[NamedRow]] = OrderedDict()
     count = 0
     for row in rows:
+        if isinstance(row.value, dict) and row.value.get("label") is None:
+            drop(row.name, RowRejected("no_label"))
+            continue
         label = read_label(row.value.get("label")) if isinstance(row.value, dict) else None
         if label is None:
             drop(

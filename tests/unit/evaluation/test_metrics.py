@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from orpo_cli.evaluation.metrics import intervals, margin_change_interval, preference_metrics
+from orpo_cli.evaluation.metrics import intervals, preference_metrics
 from orpo_cli.evaluation.preference_scores import PairScores
 
 
@@ -59,9 +59,3 @@ def test_margin_intervals_scale_with_beta() -> None:
     one, three = (intervals(scores, beta)["rewards/margins"] for beta in (0.1, 0.3))
     assert one is not None
     assert three == pytest.approx([3 * end for end in one])
-
-
-def test_the_interval_of_a_change_is_paired() -> None:
-    before = scores_of([-1.0, -5.0, -9.0], [-2.0, -7.0, -4.0])
-    after = scores_of([-0.5, -4.5, -8.5], [-2.0, -7.0, -4.0])  # every margin up by the same half
-    assert margin_change_interval(before, after, beta=1.0) == pytest.approx((0.5, 0.5))

@@ -78,9 +78,9 @@ def test_without_evaluations_in_training_those_of_orpo_eval_count(tmp_path: Path
         "rewards/accuracies": 0.375,
         "logps/chosen": 1.0,
         "logps/rejected": -0.5,
-        "intervals": {"rewards/margins": [0.2, 0.4]},
+        "intervals": {"margin": [1.0, 2.0]},
     }
-    evaluation = {"data": "held-out", "pairs": 32, "beta": 0.2, "models": models, "change": change}
+    evaluation = {"data": "held-out", "pairs": 32, "models": models, "change": change}
     (run / "evaluation.json").write_text(json.dumps(evaluation))
     history = read_history(run)
     assert (history.metric("change.accuracy"), history.metric("change.margin")) == ([0.375], [1.5])

@@ -7,10 +7,10 @@ import pytest
 from orpo_cli.report.step_table import COLUMNS, MOST_IMPORTANT_FIRST, StepTable, step_cells
 
 VALUES = {
-    "loss": 2.34567, "nll_loss": 1.98765, "log_odds_ratio": -0.35802, "rewards/accuracies": 0.625, "rewards/margins": -0.01234,
+    "loss": 2.34567, "nll_loss": 1.98765, "log_odds_ratio": -0.35802, "rewards/accuracies": 0.625, "logps/chosen": -1.0, "logps/rejected": -0.98766,
     "grad_norm": 12.3456, "learning_rate": 6.9e-4, "tokens_per_second": 1034.2, "memory_gb": 4.123,
 }  # fmt: skip
-EVALUATION = {name: VALUES[name] for name in list(VALUES)[:5]}
+EVALUATION = {name: VALUES[name] for name in list(VALUES)[:6]}
 
 
 def test_every_column_has_an_importance() -> None:

@@ -107,11 +107,11 @@ def test_a_good_and_a_bad_completion_of_one_prompt_form_a_pair_at_any_distance(t
         return {"prompt": prompt, "completion": completion, "label": label}
 
     rows = [row("q1", "good", True), row("q2", "bad", False), row("q3", "alone", True), row("q1", "bad", False),
-            row([user("q2")], "fine", True), row("q2", "fine", 1), row("q1", "other", "maybe")]  # fmt: skip
+            row([user("q2")], "fine", True), row("q2", "fine", 1), row("q1", "other", "maybe"), row("q1", "new", None)]  # fmt: skip
     data = prepared(tmp_path, rows)
     assert data.report.sources[0].format == "kto"
     assert prepared_texts(data) == [("q1", "good", "bad"), ("q2", "fine", "bad")]
-    assert data.report.dropped == {"unpaired": 2, "malformed": 1}
+    assert data.report.dropped == {"unpaired": 2, "malformed": 1, "no_label": 1}
     assert data.train["row"][:] == ["x.jsonl:1+4", "x.jsonl:2+6"]
 
 

@@ -19,7 +19,7 @@ _WHOLE_COMMANDS = {
 }
 _OPTIONS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"^--set (?=.*?: )", re.MULTILINE), "overrides: "),
-    (re.compile(r"--set ([\w.]+=[^\s`,;()]*[^\s`,;().])"), r'overrides=["\1"]'),
+    (re.compile(r"--set ([\w.]+=[^\s`,;()]*[^\s`,;().:])"), r'overrides=["\1"]'),
     (re.compile(r"--resume (auto|never|PATH|[^\s`:,()]*/[^\s`:,()]*[^\s`:,().])"), r'resume="\1"'),
     (re.compile(r"--allow-changed (\w+)"), r'allow_changed=["\1"]'),
     (re.compile(r'"\] allow_changed=\["'), '", "'),

@@ -6,13 +6,29 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
-from orpo_cli.api.messages import messages_for_python
+from rich.text import Text
+
+from orpo_cli.api.messages import in_python, messages_for_python
 from orpo_cli.library_messages import OPTIONAL_KERNELS, ignore_developer_warnings
 from orpo_cli.report.console import Console
 from orpo_cli.run_log import run_log
 
 _calls: list[None] = []  # an entry for each call that goes on, in any thread
+
+
+class PythonConsole(Console):
+    """Console whose lines name arguments and functions of Python."""
+
+    def print_line(self, text: str, style: str | None = None, *, hidden: bool = False) -> None:
+        """As in the base class."""
+        super().print_line(in_python(text), style, hidden=hidden)
+
+    def result(self, renderable: Any) -> None:
+        """As in the base class; of a rich text that changes, the style is lost."""
+        plain = str(renderable) if isinstance(renderable, str | Text) else ""
+        super().result(renderable if in_python(plain) == plain else in_python(plain))
 
 
 @contextmanager
@@ -32,7 +48,7 @@ def console_of_call(verbose: bool) -> Iterator[Console]:
             stack.callback(run_log.discard)
         _calls.append(None)
         stack.callback(_calls.pop)
-        yield Console(log_only=not verbose)
+        yield PythonConsole(log_only=not verbose)
 
 
 @contextmanager

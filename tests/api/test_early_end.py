@@ -41,7 +41,7 @@ def test_a_run_that_a_callback_ended_says_so_and_continues_from_its_checkpoint(
     assert (same.status, same.record["steps"], len(same.record["attempts"])) == ("finished", 4, 1)
     printed = capfd.readouterr().err
     assert "a callback ended this run at step 4 of 8, and nothing is trained" in printed
-    assert f"`--resume {checkpoint}` trains the other steps" in printed
+    assert f'`resume="{checkpoint}"` trains the other steps' in printed
 
     continued = train(recipe, resume=checkpoint)
     assert (continued.record["steps"], continued.record["attempts"][-1]["from_step"]) == (8, 4)

@@ -220,6 +220,12 @@ def test_a_verbose_plan_prints_the_screen_of_the_command(tmp_path: Path, capfd: 
     printed = capfd.readouterr().out
     assert printed.startswith("recipe: ORPO of model")
     assert "\nsteps     8 of 4 pairs" in printed
+    plan(recipe, overrides=["training.max_steps=-1", "model.model_name_or_path=some/model"], verbose=True)
+    captured = capfd.readouterr()
+    assert 'is enough: overrides=["model.model_name_or_path=DIR"]' in captured.out
+    assert "lengths not measured" in captured.out
+    for text in ("--set", "`orpo data`"):
+        assert text not in captured.out + captured.err
 
 
 @pytest.mark.slow

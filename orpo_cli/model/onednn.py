@@ -29,6 +29,11 @@ def use_mkl() -> None:
         _overrides.pop()._destroy()
 
 
+def in_use() -> bool:
+    """Whether oneDNN computes the products."""
+    return bool(_overrides)
+
+
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """``total`` + ``left`` @ ``right``, with oneDNN where it is in use; may change ``total``.
 
@@ -69,15 +74,18 @@ def _override() -> Any:
     def suits(left: Tensor, right: Tensor) -> bool:
         return left.dtype is torch.float32 is right.dtype and left.numel() > 0 and right.numel() > 0
 
+    def dense(matrix: Tensor) -> Tensor:  # oneDNN is a thousand times slower where rows are not next to each other
+        return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
+
     def mm(keys: Any, left: Tensor, right: Tensor) -> Any:
         if suits(left, right) and left.shape[1] == right.shape[0]:
-            return product(left, right.t(), None, "none", [], "")
+            return product(left, dense(right).t(), None, "none", [], "")
         return plain_mm.call_boxed(keys, left, right)
 
     def addmm(keys: Any, bias: Tensor, left: Tensor, right: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
         plain = suits(left, right) and left.shape[1] == right.shape[0] and beta == 1 and alpha == 1
         if plain and bias.dtype is torch.float32 and bias.shape == (right.shape[1],):
-            return product(left, right.t(), bias, "none", [], "")
+            return product(left, dense(right).t(), bias, "none", [], "")
         return plain_addmm.call_boxed(keys, bias, left, right, beta=beta, alpha=alpha)
 
     library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]

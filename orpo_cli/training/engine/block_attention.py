@@ -1,6 +1,6 @@
 """Attention of a packed row by blocks of keys, with memory that grows linearly with the tokens of the row.
 
-Each block of keys is one call of torch's FlashAttention for CPUs, which stores no scores; the outputs of the blocks of a query
+Each block of keys is one call of torch's FlashAttention for CPUs, which stores no scores, or of ``onednn_attention``; the outputs of the blocks of a query
 are merged by their log-sum-exp. Softcapped scores, and devices other than a CPU, are computed from scores, as many at a time
 as MAX_STORED_SCORES.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
+from orpo_cli.training.engine import onednn_attention
 from orpo_cli.training.engine.attention_blocks import BlockPlan, KeyBlock, QueryBlock
 
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -130,6 +131,8 @@ def _attend(
     """Output (1, heads, queries, head_dim) of one block, and the log-sum-exp of its scores, (1, heads, queries)."""
     k, v = (_select(each, block.rows) for each in (key, value))
     mask = None if block.mask is None else block.mask(query.dtype)
+    if mask is None and softcap is None and onednn_attention.is_faster(query, k.shape[2]):
+        return onednn_attention.attend(query, k, v, block.causal, scaling)
     if _uses_flash(query, softcap):
         found: tuple[torch.Tensor, torch.Tensor] = flash(query, k, v, 0.0, block.causal, attn_mask=mask, scale=scaling)
         return found
@@ -156,6 +159,8 @@ def _attend_backward(
     """Gradients of the queries, keys and values of one block; ``output`` and ``log_sum`` are those of all blocks."""
     k, v = (_select(each, block.rows) for each in (key, value))
     mask = None if block.mask is None else block.mask(query.dtype)
+    if mask is None and softcap is None and onednn_attention.is_faster(query, k.shape[2]):
+        return onednn_attention.attend_backward(gradient, query, k, v, output, log_sum, block.causal, scaling)
     if _uses_flash(query, softcap):
         found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = flash_backward(
             gradient, query, k, v, output, log_sum, 0.0, block.causal, attn_mask=mask, scale=scaling

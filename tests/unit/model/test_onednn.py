@@ -42,6 +42,8 @@ def test_transposed_slices_and_other_dtypes_are_right(onednn: None) -> None:
     a, b = torch.randn(40, 30), torch.randn(50, 30)
     for left, right in ((a, b.T), (a.T, a), (a[::2, 3:17], b[:14]), (a[:, :1], b[:1])):
         assert torch.allclose((left @ right).double(), left.double() @ right.double(), atol=1e-5)
+    wide = torch.randn(30, 100)[:, 20:70]  # its rows are not next to each other
+    assert torch.allclose((a @ wide).double(), a.double() @ wide.double(), atol=1e-5)
     assert (a.bfloat16() @ b.T.bfloat16()).dtype == torch.bfloat16
     assert torch.equal(torch.addmm(a[:, :1], a, b.T, alpha=2), torch.addmm(a[:, :1], a, b.T, alpha=2))
     assert torch.allclose(torch.addmm(torch.ones(40, 50), a, b.T, beta=3), 3 + a @ b.T, atol=1e-5)

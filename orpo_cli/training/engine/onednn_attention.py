@@ -1,0 +1,94 @@
+"""Attention of long blocks with oneDNN's matrix products, for AMD CPUs with AVX-512: see ``onednn``.
+
+torch's FlashAttention for CPUs computes its products with MKL, at half the speed of such a CPU. Here they are matrices of the
+queries of a few heads at a time, so that their scores stay in the cache. The equations are FlashAttention's (arXiv 2205.14135).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from orpo_cli.model import onednn
+
+ROWS = 128  # queries of each head at a time
+MIN_KEYS = 384  # below, FlashAttention is as fast
+
+
+def is_faster(query: torch.Tensor, keys: int) -> bool:
+    """Whether these functions are faster than FlashAttention for this number of keys, without a mask."""
+    return keys >= MIN_KEYS and query.is_cpu and query.dtype is torch.float32 and onednn.in_use()
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output, as ``query`` (1, heads, queries, head_dim), and the log-sum-exp of the scores, (1, heads, queries).
+
+    ``key``, ``value``: (1, kv_heads, keys, head_dim). ``causal``: query i sees the keys up to i.
+    """
+    output, log_sum = torch.empty_like(query), query.new_empty(query.shape[:-1])
+    for head, heads in enumerate(_heads_of_keys(query, key)):
+        k, v = key[0, head].contiguous(), value[0, head].contiguous()
+        for rows, keys in _blocks(query, key, causal):
+            scores = torch.mm(_flat(query[0, heads, rows] * scaling), k[:keys].t())
+            _hide(scores, rows, causal, float("-inf"))
+            largest = scores.amax(1, keepdim=True)
+            total = scores.sub_(largest).exp_().sum(1, keepdim=True)
+            found = output[0, heads, rows]
+            found.copy_(torch.mm(scores, v[:keys]).div_(total).view(found.shape))
+            log_sum[0, heads, rows] = largest.add_(total.log_()).view(found.shape[:-1])
+    return output, log_sum
+
+
+def attend_backward(
+    gradient: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    output: torch.Tensor,
+    log_sum: torch.Tensor,
+    causal: bool,
+    scaling: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of the queries, keys and values; ``output`` and ``log_sum`` may be those of more keys."""
+    of_query, of_key, of_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+    for head, heads in enumerate(_heads_of_keys(query, key)):
+        k, v = key[0, head].contiguous(), value[0, head].contiguous()
+        for rows, keys in _blocks(query, key, causal):
+            q, g = _flat(query[0, heads, rows] * scaling), _flat(gradient[0, heads, rows])
+            weights = torch.mm(q, k[:keys].t()).sub_(log_sum[0, heads, rows].reshape(-1, 1)).exp_()
+            _hide(weights, rows, causal, 0.0)
+            of_value[0, head, :keys] += torch.mm(weights.t(), g)
+            of_scores = torch.mm(g, v[:keys].t()).sub_((g * _flat(output[0, heads, rows])).sum(1, keepdim=True))
+            of_scores.mul_(weights)
+            found = of_query[0, heads, rows]
+            found.copy_(torch.mm(of_scores, k[:keys]).mul_(scaling).view(found.shape))
+            of_key[0, head, :keys] += torch.mm(of_scores.t(), q)
+    return of_query, of_key, of_value
+
+
+def _heads_of_keys(query: torch.Tensor, key: torch.Tensor) -> list[slice]:
+    """The query heads of each key head."""
+    group = query.shape[1] // key.shape[1]
+    return [slice(head * group, (head + 1) * group) for head in range(key.shape[1])]
+
+
+def _blocks(query: torch.Tensor, key: torch.Tensor, causal: bool) -> list[tuple[slice, int]]:
+    """Slices of the queries, each with the number of keys that it sees."""
+    length, keys = query.shape[2], key.shape[2]
+    ends = [(at, min(length, at + ROWS)) for at in range(0, length, ROWS)]
+    return [(slice(start, end), min(end, keys) if causal else keys) for start, end in ends]
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    """(heads, rows, head_dim) to (heads * rows, head_dim)."""
+    return tensor.reshape(-1, tensor.shape[-1])
+
+
+def _hide(scores: torch.Tensor, rows: slice, causal: bool, value: float) -> None:
+    """Set the scores (heads * rows, keys) of keys behind their query to ``value``."""
+    if not causal:
+        return
+    size = rows.stop - rows.start
+    square = scores.view(-1, size, scores.shape[1])[:, :, rows.start :]
+    square.masked_fill_(scores.new_ones(square.shape[1:], dtype=torch.bool).triu_(1), value)

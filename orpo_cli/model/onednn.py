@@ -6,6 +6,7 @@ float32, and differ by rounding. On Intel CPUs MKL is as fast and stays in use.
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+# oneDNN compiles a product for each shape, and keeps 1,024 of them, 0.3 MB each. A micro-batch has about 60 shapes.
+CACHES, KEPT_PRODUCTS = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"), "128"
+
 _overrides: list[Any] = []  # in effect as long as they are referenced
 
 
 def use_onednn() -> bool:
     """Use oneDNN for float32 matrix products on the CPU, forward and backward. Returns whether it is in use."""
     if not _overrides and _is_faster():
+        for cache in CACHES:
+            os.environ.setdefault(cache, KEPT_PRODUCTS)
         _overrides.append(_override())
     return bool(_overrides)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -59,6 +61,28 @@ def test_a_product_is_added_to_a_total(onednn: None) -> None:
     for right in (b.T, b.T.contiguous()):
         assert torch.allclose(add_product(total.clone(), a, right).double(), exact, atol=1e-5)
     assert torch.allclose(add_product(total.double(), a.double(), b.double().T), exact)  # torch's
+
+
+GROWTH = """
+import ctypes, psutil, torch
+from orpo_cli.model.onednn import use_onednn
+assert use_onednn()
+def resident():
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return psutil.Process().memory_info().rss / 1e6
+x, weights = torch.randn(800, 768), [torch.randn(width, 768) for width in (64, 192, 320)]
+x[:9] @ weights[0].t()
+before = resident()
+for rows in range(100, 500):
+    for weight in weights:
+        x[:rows] @ weight.t()
+print(resident() - before)
+"""
+
+
+def test_products_of_many_shapes_keep_little_memory(onednn: None) -> None:
+    done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 120  # MB; more than 300 where oneDNN keeps all
 
 
 def test_use_mkl_undoes_use_onednn() -> None:

@@ -58,11 +58,11 @@ def evaluate(
     ``max_length``: of a pair in tokens, for a model that is not a run. ``recompute``: score the base also where its scores of these
     pairs are in the cache. Raises UsageError, DataError, HubError, MachineError.
     """
-    from orpo_cli.evaluation import evaluate as evaluation
-    from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
-    from orpo_cli.training.packed_scoring import make_scorer
-
     with console_of_call(verbose) as console, _in_eval_mode(model):
+        from orpo_cli.evaluation import evaluate as evaluation
+        from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
+        from orpo_cli.training.packed_scoring import make_scorer
+
         saved = {} if data is None or isinstance(data, str | Path) else {"": save_dataset(data, "data")}
         source = saved[""].path if saved else data
         target = _open_target(model, tokenizer, console)
@@ -100,11 +100,11 @@ def generate(
     ``model``: a run, or a model: its name, folder or object (with ``tokenizer``). ``compare``: also the base model of a run. The
     prompts have the tokens of the training. Temperature 0 takes the most likely token. Raises UsageError, HubError, MachineError.
     """
-    from orpo_cli.evaluation.answers import AnswerOptions, answer_prompts
-    from orpo_cli.evaluation.generation import SamplingParams
-    from orpo_cli.evaluation.prompts import PromptBuilder
-
     with console_of_call(verbose) as console, _in_eval_mode(model):
+        from orpo_cli.evaluation.answers import AnswerOptions, answer_prompts
+        from orpo_cli.evaluation.generation import SamplingParams
+        from orpo_cli.evaluation.prompts import PromptBuilder
+
         target = _open_target(model, tokenizer, console)
         if compare and "base" not in target.variants:
             raise UsageError(
@@ -136,10 +136,10 @@ def merge(
     ``output``: default is the ``merged`` folder of the run. ``options``: the other fields of ``MergeRequest``, such as ``dtype``,
     ``base`` and ``overwrite``. Raises UsageError, MachineError, HubError, RunError where the result is wrong.
     """
-    from orpo_cli.merging.merge import merge as merge_adapters
-    from orpo_cli.merging.merge_target import MergeRequest
-
     with console_of_call(verbose) as console:
+        from orpo_cli.merging.merge import merge as merge_adapters
+        from orpo_cli.merging.merge_target import MergeRequest
+
         request = _request(MergeRequest, target=Path(target), output=_path(output), **options)
         return merge_adapters(request, note=console.note)
 
@@ -150,10 +150,10 @@ def export(target: str | Path, *formats: str, verbose: bool = False, **options: 
     ``formats``: default are those of the recipe. ``options``: the other fields of ``ExportRequest``, such as ``output``, ``dtype``
     and ``gguf_types``. Raises UsageError, MachineError, HubError, RunError.
     """
-    from orpo_cli.exporting.export import export as export_model
-    from orpo_cli.exporting.export_request import ExportRequest
-
     with console_of_call(verbose) as console:
+        from orpo_cli.exporting.export import export as export_model
+        from orpo_cli.exporting.export_request import ExportRequest
+
         output = _path(options.pop("output", None))
         request = _request(ExportRequest, target=Path(target), output=output, formats=list(formats) or None, **options)
         return export_model(request, note=console.note)

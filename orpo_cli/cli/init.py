@@ -74,8 +74,10 @@ def command(
     for note in inspected.notes:
         console.note(note)
     if inspected.few_rows is not None:
-        steps = "" if source else ", a step has 8 pairs, and the training has 3 epochs"
-        console.note(f"{data} has {inspected.few_rows} rows, so a fifth is held out{steps}")
+        step = "" if source else ", a step has 8 pairs"
+        console.note(
+            f"{data} has {inspected.few_rows} rows, so a fifth is held out{step}, and the training has 3 epochs"
+        )
     if inspected.doubt:
         console.warn(inspected.doubt)
     text = new_recipe_text(name, source, model, data, inspected.columns, inspected.few_rows is not None)

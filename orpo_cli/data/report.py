@@ -93,6 +93,7 @@ class SourceReport:
     truncated_completions: int = 0
     remedies: dict[str, list[str]] = field(default_factory=dict)  # of rows with a remedy of their own, by reason
     notes: Counter[str] = field(default_factory=Counter)
+    columns: dict[str, str] = field(default_factory=dict)  # of the recipe: name in orpo-cli → name in the data
     unused_columns: list[str] = field(default_factory=list)
 
     def drop(self, row: str, rejection: RowRejected, rows: int = 1) -> None:
@@ -156,6 +157,8 @@ class SourceReport:
         if self.available is not None and self.available > self.rows_read:
             read = f"{self.rows_read:,} of {self.available:,} rows read (drawn at random, max_samples)"
         text = [f"{self.part}: {self.path} [{self.split}], {self.format}: {read}, {self.kept:,} kept"]
+        if self.columns:
+            text.append(f"  columns: {', '.join(f'{name} is {column}' for name, column in self.columns.items())}")
         for (reason, _), line in zip(self.dropped.most_common(), self.drop_lines(), strict=True):
             text += [f"  dropped {line}", *(f"    {remedy}" for remedy in self.remedies.get(reason, ()))]
         if self.used is not None:

@@ -164,6 +164,7 @@ class SourceReader:
             first_rows, source.format, where, labels=source.labels, columns=source.columns, seed=seed
         )
         report.format = format_.name
+        report.columns = dict(source.columns)
         check_weight_source(source, format_, found.location)
         dicts = [row for row in first_rows if isinstance(row, dict)]
         used = {*format_.columns, *(name for row in dicts for name in numbered_columns(row))}

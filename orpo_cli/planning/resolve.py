@@ -191,7 +191,7 @@ def _dataset(decisions: Decisions, max_length: int) -> DatasetPlan:
     if isinstance(section.eval, list):
         changes["eval"] = _sources(decisions, "dataset.eval", section.eval)
     if section.max_prompt_length is None:
-        half, reason = max(1, max_length // 2), "half of training.max_length"
+        half, reason = max(1, max_length // 2), "half of training.max_length; only for pairs above max_length"
         changes["max_prompt_length"] = decisions.decide("dataset.max_prompt_length", half, reason)
     return DatasetPlan(**{**dict(section), **changes})
 

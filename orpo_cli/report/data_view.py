@@ -59,9 +59,9 @@ def summary_view(report: DataReport, audits: dict[str, Audit], steps: dict[str, 
         dropped.update(source.dropped)
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common())
     cut = {part: round(audit.cut.get(report.max_length, 0.0) * audit.pairs) for part, audit in audits.items()}
-    truncated = ", ".join(f"{count:,} {part}" for part, count in cut.items() if count)
+    truncated = ", ".join(f"{count:,} {part}" for part, count in cut.items() if count)  # a pair counts once
     yield Text(
-        f"{read:,} rows read, {kept:,} pairs kept; dropped: {reasons or 'none'}; truncated: {truncated or 'none'}"
+        f"{read:,} rows read, {kept:,} pairs kept; dropped: {reasons or 'none'}; truncated pairs: {truncated or 'none'}"
     )
     yield Text(
         f"{steps['pairs_per_step']} pairs per step, {_steps(steps['steps_per_epoch'])} per epoch, {_steps(steps['steps'])} in total"

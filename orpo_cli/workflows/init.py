@@ -25,18 +25,17 @@ _NEXT_LINE = "\n    "  # of the keys of dataset.train
 HELD_OUT, HELD_OUT_OF_FEW = 0.05, 0.2  # fractions of the pairs, in general and of a file with few pairs
 
 # One epoch of 32 pairs a step would be 1 to 10 steps of few pairs.
-STEPS_OF_FEW = {
-    "gradient_accumulation_steps: 8 # 4 x 8 = 32 pairs per step": (
-        "gradient_accumulation_steps: 2 # 4 x 2 = 8 pairs per step; with thousands of pairs, 8"
-    ),
-    "num_train_epochs: 1": "num_train_epochs: 3 # with thousands of pairs, 1",
-}
+STEP = "gradient_accumulation_steps: 8 # 4 x 8 = 32 pairs per step"
+STEP_OF_FEW = "gradient_accumulation_steps: 2 # 4 x 2 = 8 pairs per step; with thousands of pairs, 8"
+EPOCHS_OF_FEW = 3
 
 KeyPath = tuple[str, ...]  # ("dataset", "train", "path")
 
 # The quickstart learns in 32 steps, from data that are easy to learn.
 RATE_OF_EXAMPLE = "learning_rate: 7.0e-4 # high, for the 32 steps of the example; with other data, 2e-4"
-RATE_OF_OTHER_DATA = "learning_rate: 2.0e-4 # usual with an adapter; the quickstart has 7.0e-4 for its 32 steps"
+RATE_OF_OTHER_DATA = (
+    "learning_rate: 2.0e-4 # safe with an adapter; if the model changes too little, up to 7.0e-4, as in the quickstart"
+)
 
 
 def new_recipe_text(
@@ -50,7 +49,7 @@ def new_recipe_text(
     """The text of a new recipe: template or shipped recipe, with its comments, and the user's values filled in.
 
     ``columns`` and ``few_pairs``: the `columns:` line of ``data``, and whether it has few pairs, see ``inspect_data``. A shipped recipe
-    with other data loses its header, which describes its own data, and keeps its steps.
+    with other data loses its header, which describes its own data, and keeps its pairs a step.
     Raises UsageError for an empty value.
     """
     for option, value in (("NAME", name), ("--model", model), ("--data", data)):
@@ -69,10 +68,12 @@ def new_recipe_text(
         changes[("dataset", "eval")] = f"test_size: {held_out}"
     elif data:
         text = text.replace(COLUMNS_COMMENT, columns) if columns else text
-        for usual, of_few in STEPS_OF_FEW.items() if few_pairs else ():
-            text = text.replace(usual, of_few)
+        text = text.replace(STEP, STEP_OF_FEW) if few_pairs else text
         changes[("dataset", "train", "path")] = _scalar(data)
         changes[("dataset", "eval", "test_size")] = str(held_out)
+    epochs = yaml.safe_load(text)["training"].get("num_train_epochs", EPOCHS_OF_FEW)
+    if few_pairs and epochs < EPOCHS_OF_FEW:
+        changes[("training", "num_train_epochs")] = f"{EPOCHS_OF_FEW} # with thousands of pairs, {epochs}"
     return _replace_values(text, changes)
 
 

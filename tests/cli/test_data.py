@@ -41,7 +41,7 @@ def test_the_last_lines_repeat_what_was_dropped(tmp_path: Path, orpo_here: Orpo)
     done = orpo_here("data", recipe, "--set", "dataset.train.path=x.jsonl", "--set", "dataset.eval=null")
     assert done.returncode == 0, done.stderr
     dropped, steps = done.stdout.splitlines()[-2:]
-    assert dropped == "12 rows read, 10 pairs kept; dropped: 1 empty_chosen, 1 duplicate; truncated: none"
+    assert dropped == "12 rows read, 10 pairs kept; dropped: 1 empty_chosen, 1 duplicate; truncated pairs: none"
     assert "steps in total" in steps
     counts = [line.split()[-1] for line in done.stdout.splitlines() if line.strip()[:1].isdigit() and " to " in line]
     assert sum(map(int, counts)) == 10

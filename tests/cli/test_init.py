@@ -380,12 +380,12 @@ def test_a_fifth_of_few_pairs_is_held_out(tmp_path, orpo_here, rows, held_out, s
     assert done.returncode == 0, done.stderr
     values = yaml.safe_load(recipe.read_text())
     assert values["dataset"]["eval"] == {"test_size": held_out}
+    training = values["training"]
+    assert training["num_train_epochs"] == (3 if held_out == 0.2 else 1)
+    assert ("and the training has 3 epochs" in done.stderr) == (held_out == 0.2)
+    assert ("a step has 8 pairs, and" in done.stderr) == (held_out == 0.2 and not shipped)
     if not shipped:
-        training = values["training"]
-        assert (training["gradient_accumulation_steps"], training["num_train_epochs"]) == (
-            (2, 3) if held_out == 0.2 else (8, 1)
-        )
-        assert ("a step has 8 pairs, and the training has 3 epochs" in done.stderr) == (held_out == 0.2)
+        assert training["gradient_accumulation_steps"] == (2 if held_out == 0.2 else 8)
     assert (f"has {rows} rows, so a fifth is held out" in done.stderr) == (held_out == 0.2)
     assert (
         "The values of training are those of quickstart, chosen for its own data, except learning_rate:" in done.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -16,6 +16,7 @@ from orpo_cli.data.formats.column_values import (
     is_label,
     is_number,
     is_prompt_value,
+    is_rank_name,
     name_words,
     no_answers,
     rows_with,
@@ -31,7 +32,7 @@ from orpo_cli.data.formats.prompt_columns import (
     prompt_candidates,
     prompt_rank,
 )
-from orpo_cli.data.formats.scored import PROMPTS, RESPONSES, SCORES, answer_keys, is_list_of
+from orpo_cli.data.formats.scored import PROMPTS, RANKS, RESPONSES, SCORES, answer_keys, is_list_of
 
 EARLIER_WORDS = {
     "original",
@@ -44,6 +45,8 @@ EARLIER_WORDS = {
 LATER_WORDS = {
     "edited", "edit", "corrected", "correction", "revised", "revision", "improved", "rewritten", "final", "after", "correct",
 }  # fmt: skip
+CHINESE_EARLIER_WORDS = ("修改前", "原始", "原回", "原答", "草稿", "初稿")  # parts of a name: Chinese writes no spaces
+CHINESE_LATER_WORDS = ("修改后", "改后", "改写", "修正", "修订", "更正", "润色", "编辑后", "最终")
 NEGATIONS = {"non", "not", "un", "less", "unpreferred", *"不非未"}
 JUDGED_NAMES = {  # ends of two columns' names → their names in the format judged, whose labels refer to the ends
     ("a", "b"): ("response_a", "response_b"),
@@ -85,9 +88,10 @@ def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
     better = [name for name in texts if name not in worse and name_words(name) & CHOSEN_WORDS]
     answers = [name for name in texts if not is_prompt_name(name) and has_sentences(name, rows)]
     if not better:
-        better = [name for name in answers if name not in worse and name_words(name) & LATER_WORDS]
+        better = [name for name in answers if name not in worse and _has_word(name, LATER_WORDS, CHINESE_LATER_WORDS)]
         others = [name for name in answers if name not in better]
-        worse = worse or [name for name in others if name_words(name) & EARLIER_WORDS] or _only_answer(others)
+        earlier = [name for name in others if _has_word(name, EARLIER_WORDS, CHINESE_EARLIER_WORDS)]
+        worse = worse or earlier or _only_answer(others)
     if not better or not worse or (is_label(better[0], rows) and is_label(worse[0], rows)):
         return propose_rated(rows) or propose_labelled(rows)
     prompts = prompt_candidates(rows, (*better, *worse))
@@ -95,6 +99,10 @@ def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
     if prompts and (histories := [name for name in column_names(rows) if _is_history(name, rows)]):
         return {"instruction": prompts[0], "history": histories[0], **mapping}
     return {"prompt": prompts[0], **mapping} if prompts else mapping
+
+
+def _has_word(name: str, words: Set[str], chinese: Sequence[str]) -> bool:
+    return bool(name_words(name) & words) or any(word in name for word in chinese)
 
 
 def _only_answer(names: Sequence[str]) -> list[str]:
@@ -144,12 +152,12 @@ def _propose_lists(rows: Sequence[Any]) -> dict[str, str] | None:
     if objects:
         found = {"responses": objects[0]}
     elif texts and scores:
-        found = {"responses": texts[0], "scores": scores[0]}
+        found = {"responses": texts[0], "ranks" if is_rank_name(scores[0]) else "scores": scores[0]}
     else:
         return None
     if not (prompts := prompt_candidates(rows, list(found.values()))):
         return None
-    known = {"prompt": PROMPTS, "responses": RESPONSES, "scores": SCORES}
+    known = {"prompt": PROMPTS, "responses": RESPONSES, "scores": SCORES, "ranks": RANKS}
     return {key: name for key, name in {"prompt": prompts[0], **found}.items() if name not in known[key]}
 
 

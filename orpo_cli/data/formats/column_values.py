@@ -21,6 +21,13 @@ SCORE_WORDS = {
     "reward", "votes", "upvotes", "likes", *"评星",
 }  # fmt: skip
 
+RANK_WORDS = {"rank", "ranks", "ranking", "rankings", "排名", "名次"}  # 1 is the best
+
+
+def is_rank_name(name: str) -> bool:
+    """Whether a column's name says that its numbers are ranks, of which the lowest is the best."""
+    return bool(name_words(name) & RANK_WORDS) or any(word in name for word in RANK_WORDS if not word.isascii())
+
 
 def has_sentences(name: str, rows: Sequence[Any]) -> bool:
     """Whether most values of a column are messages, or texts of several words that differ between the rows."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from orpo_cli.data.formats import judged, preference
 from orpo_cli.data.formats.column_proposals import columns_to_complete, propose_columns, propose_labelled, propose_rated
+from orpo_cli.data.formats.column_values import is_rank_name
 from orpo_cli.data.formats.conversations import ALPACA, HH, OPENAI, SHAREGPT, SWIFT
 from orpo_cli.data.formats.format import SCORES, Format, Row
 from orpo_cli.data.formats.judged import JUDGED, Verdict
@@ -17,6 +18,7 @@ from orpo_cli.data.formats.kto import KTO
 from orpo_cli.data.formats.preference import PREFERENCE, TEXT
 from orpo_cli.data.formats.prompt_columns import columns_line
 from orpo_cli.data.formats.scored import HELPSTEER, NECTAR, RESPONSE_LISTS, STACKEXCHANGE, ULTRAFEEDBACK
+from orpo_cli.data.formats.scored import SCORES as LISTED_SCORES
 from orpo_cli.data.formats.several_rejected import one_rejected
 from orpo_cli.data.formats.trees import OASST
 from orpo_cli.data.formats.turns import TURNS
@@ -28,7 +30,7 @@ FORMATS = (
     OASST, TURNS, HH, OPENAI, SWIFT, SHAREGPT, ALPACA, ULTRAFEEDBACK, STACKEXCHANGE, NECTAR, RESPONSE_LISTS, HELPSTEER, JUDGED,
     KTO, PREFERENCE, TEXT,
 )  # fmt: skip
-SEEDED_FORMATS = (ULTRAFEEDBACK, STACKEXCHANGE, NECTAR, HELPSTEER)
+SEEDED_FORMATS = (ULTRAFEEDBACK, STACKEXCHANGE, NECTAR, RESPONSE_LISTS, HELPSTEER)
 SCORE_COLUMNS = tuple(name for names in SCORES for name in names)
 COLUMNS = tuple(
     dict.fromkeys([*(name for format_ in FORMATS for name in format_.columns), *SCORE_COLUMNS, "weight"])
@@ -57,7 +59,8 @@ def detect_format(
     del matching[None]
     if wanted == "auto" and not matching:
         raise DataError(
-            f"{where}: no row looks like preference data; {describe_columns(rows)}.", remedy=_format_remedy(rows)
+            f"{where}: no row looks like preference data; {describe_columns(rows, columns or {})}.",
+            remedy=_format_remedy(rows),
         )
     if matching[TURNS.name] and matching[SHAREGPT.name]:  # a row of the latter is one of the former with one turn
         del matching[SHAREGPT.name]
@@ -109,18 +112,26 @@ def _missing_column(rows: Sequence[Any]) -> str | None:
     return None
 
 
-def describe_columns(rows: Sequence[Any]) -> str:
-    """Columns of the rows with their types, for an error message."""
+def describe_columns(rows: Sequence[Any], columns: Mapping[str, str] | None = None) -> str:
+    """Columns of the rows with their types, for an error message; ``columns``: those renamed, format's name → data's name."""
+    renamed = columns or {}
     kinds: dict[str, str] = {}
     for row in rows:
         for name, value in row.items() if isinstance(row, dict) else ():
-            kinds.setdefault(str(name), type_name(value))
+            kinds.setdefault(f"{renamed[name]} as {name}" if name in renamed else str(name), type_name(value))
     found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
     return f"the columns are {found}" if found else "the rows are not objects with columns"
 
 
 def check_columns(columns: Mapping[str, str], rows: Sequence[Any], where: str) -> None:
-    """Raise DataError where ``columns`` (format's name → data's name) has a name that no row has."""
+    """Raise DataError where ``columns`` (format's name → data's name) has a name that no row has, or takes ranks as scores."""
+    for name, column in columns.items():
+        if name in LISTED_SCORES and is_rank_name(column):
+            as_ranks = {"ranks" if key == name else key: value for key, value in columns.items()}
+            raise DataError(
+                f"{where}: columns: {column} has ranks by its name, of which 1 is the best; of {name}, the highest is the best.",
+                remedy=f"Write `{columns_line(as_ranks)}`. If the highest number is the best, rename the column.",
+            )
     dicts = [row for row in rows if isinstance(row, dict)]
     missing = [name for name in columns.values() if not any(find_column(row, name) for row in dicts)]
     if missing:

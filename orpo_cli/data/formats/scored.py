@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from orpo_cli.data.formats.column_values import SCORE_WORDS, name_words
+from orpo_cli.data.formats.column_values import SCORE_WORDS, is_prompt_value, is_rank_name, name_words
 from orpo_cli.data.formats.conversations import TRANSCRIPT_TURN, parse_transcript
 from orpo_cli.data.formats.format import (
     SYSTEM_COLUMNS,
@@ -23,7 +24,7 @@ from orpo_cli.data.formats.format import (
 )
 from orpo_cli.data.formats.row_groups import GroupRows, all_rows, consecutive_rows
 from orpo_cli.data.formats.several_rejected import ANSWER_SCORE_KEYS, TEXT_KEYS
-from orpo_cli.data.messages import conversation_pair, read_text, type_name
+from orpo_cli.data.messages import conversation_pair, is_messages, read_messages, read_text, type_name
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.sources.opened import Row as NamedRow
 
@@ -31,6 +32,7 @@ HELPSTEER_SCORES = ("helpfulness", "correctness", "coherence")
 PROMPTS = ("prompt", "instruction", "question", "query", "input")
 RESPONSES = ("responses", "generations", "completions", "answers", "candidates", "all_generated_responses")
 SCORES = ("scores", "ratings", "rewards", "all_rm_scores")
+RANKS = ("ranks", "rankings", "ranking", "rank")
 UNPAIRED_IN_STREAM = RowRejected(
     "unpaired",
     "the row before it and the row after it have other prompts",
@@ -52,14 +54,14 @@ def read(row: Row, notes: Counter[str], *, columns: Columns, seed: int = 42) -> 
     """Best completion and a worse one, drawn with ``seed`` and the prompt. Raises RowRejected where none is worse."""
     prompt, (best, highest), worse = _ranked(row, columns)
     rejected, lower = random.Random(f"{seed}:{prompt}").choice(worse)
-    turns = _messages(prompt, columns), (Message("assistant", best),), (Message("assistant", rejected),)
+    turns = _messages(row[columns.prompt], columns), (Message("assistant", best),), (Message("assistant", rejected),)
     return replace(add_system(conversation_pair(*turns, notes), row, notes), scores=(highest, lower))
 
 
-def _messages(prompt: str, columns: Columns) -> tuple[Message, ...]:
-    """Messages of a prompt: the turns of a Nectar transcript without the empty last one, or one user message."""
-    if columns is not NECTAR_COLUMNS or not TRANSCRIPT_TURN.match(prompt):
-        return (Message("user", prompt),)
+def _messages(prompt: Any, columns: Columns) -> tuple[Message, ...]:
+    """Messages of a prompt, a text or messages: the turns of a Nectar transcript without the empty last one, or one user message."""
+    if columns is not NECTAR_COLUMNS or not isinstance(prompt, str) or not TRANSCRIPT_TURN.match(prompt):
+        return read_messages(prompt, columns.prompt, "user")
     turns = parse_transcript(prompt, columns.prompt)
     return turns[:-1] if turns[-1] == Message("assistant", "") else turns
 
@@ -80,9 +82,10 @@ def split_worse(row: Row, *, columns: Columns) -> RejectedAnswers:
 
 
 def _ranked(row: Row, columns: Columns) -> tuple[str, tuple[str, float], list[tuple[str, float]]]:
-    """Prompt, best completion and the worse ones, in the order of the data, each with its score."""
+    """Text of the prompt (JSON of messages), best completion and the worse ones, in the order of the data, each with its score."""
     completions = _scored(row.get(columns.completions), columns)
-    prompt = read_text(row.get(columns.prompt), columns.prompt)
+    prompt = row.get(columns.prompt)
+    prompt = json.dumps(prompt, default=str) if is_messages(prompt) else read_text(prompt, columns.prompt)
     if len(completions) < 2:
         raise RowRejected("malformed", f"{len(completions)} scored completions, and a pair needs two")
     best = max(completions, key=lambda each: each[1])
@@ -104,7 +107,7 @@ def _scored(items: Any, columns: Columns) -> list[tuple[str, float]]:
 def matches(row: Row, *, columns: Columns) -> bool:
     """Whether the row has a prompt and scored completions under ``columns``."""
     items = row.get(columns.completions)
-    if not isinstance(row.get(columns.prompt), str) or not isinstance(items, list) or not items:
+    if not is_prompt_value(row.get(columns.prompt)) or not isinstance(items, list) or not items:
         return False
     return isinstance(items[0], dict) and {columns.text, columns.score} <= items[0].keys()
 
@@ -115,7 +118,7 @@ def matches_lists(row: Row) -> bool:
 
 
 class _ScoredLists(NamedTuple):
-    """Column of the prompt, and what is in the lists of texts and scores; ``scores_of``: where the scores are."""
+    """Column of the prompt, and what is in the lists of texts and scores (of ranks: negative); ``scores_of``: where the scores are."""
 
     prompt: str
     responses: str
@@ -125,25 +128,36 @@ class _ScoredLists(NamedTuple):
 
 
 def _scored_lists(row: Row) -> _ScoredLists | None:
-    prompt = next((name for name in PROMPTS if isinstance(row.get(name), str)), None)
-    scores = next((name for name in SCORES if is_list_of(row.get(name), int | float | str)), None)
+    prompt = next((name for name in PROMPTS if is_prompt_value(row.get(name))), None)
+    scores = next((name for name in (*SCORES, *RANKS) if is_list_of(row.get(name), int | float | str)), None)
     if prompt is None:
         return None
     for name in RESPONSES:
         if scores is not None and is_list_of(row.get(name), str):
-            return _ScoredLists(prompt, name, row[name], row[scores], scores)
+            return _ScoredLists(prompt, name, row[name], _signed(row[scores], scores), scores)
         if keys := answer_keys(row.get(name)):
             texts, numbers = ([each.get(key) for each in row[name] if each is not None] for key in keys)
-            return _ScoredLists(prompt, name, texts, numbers, name)
+            return _ScoredLists(prompt, name, texts, _signed(numbers, keys[1]), name)
     return None
 
 
+def _signed(numbers: list[Any], name: str) -> list[Any]:
+    """``numbers`` as scores: those of a name such as ``rank`` negative, because 1 is the best."""
+    if not is_rank_name(name):
+        return numbers
+    return [None if (number := parse_number(each)) is None else -number for each in numbers]
+
+
 def answer_keys(value: Any) -> tuple[str, str] | None:
-    """Keys of the text and the score in a list of objects, such as ``text`` and ``score``; None for another value."""
+    """Keys of the text and the score or rank in a list of objects, such as ``text`` and ``score``; None for another value."""
     if not is_list_of(value, dict):
         return None
     shared = set.intersection(*(set(each) for each in value if each is not None))
-    scores = [*ANSWER_SCORE_KEYS, *sorted(key for key in shared if name_words(key) & SCORE_WORDS)]
+    scores = [
+        *ANSWER_SCORE_KEYS,
+        *sorted(key for key in shared if name_words(key) & SCORE_WORDS),
+        *sorted(filter(is_rank_name, shared)),
+    ]
     text, score = (next((key for key in keys if key in shared), None) for keys in (TEXT_KEYS, scores))
     return (text, score) if text and score else None
 
@@ -232,9 +246,9 @@ NECTAR = Format(
 )
 RESPONSE_LISTS = Format(
     "responses",
-    "prompt or instruction, a list of responses or generations, and a list of their scores or ratings (distilabel); or a list of objects "
-    "with text and score",
-    (*PROMPTS, *RESPONSES, *SCORES, *SYSTEM_COLUMNS),
+    "prompt or instruction, a list of responses or generations, and a list of their scores or ratings (distilabel), or of their ranks, of "
+    "which 1 is the best; or a list of objects with text and score, or text and rank",
+    (*PROMPTS, *RESPONSES, *SCORES, *RANKS, *SYSTEM_COLUMNS),
     matches_lists,
     partial(read, columns=ULTRAFEEDBACK_COLUMNS),
     answers=split_lists,

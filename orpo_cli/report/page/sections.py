@@ -74,11 +74,10 @@ def samples(histories: Sequence[RunHistory], labels: Sequence[str]) -> list[dict
 def planned_and_measured(history: RunHistory) -> list[dict[str, str]]:
     """What the plan expected beside what was measured."""
     run, last, estimate = history.run, history.last_train, object_or_empty(history.run.get("estimate"))
-    pairs_per_step = history.values.get("launch.pairs_per_step")
     seconds = _product(history.total_steps, estimate.get("seconds_per_step"))
     rows = [
         ("steps", history.total_steps, history.steps, "{:,.0f}"),
-        ("pairs", _product(history.total_steps, pairs_per_step), last.get("pairs"), "{:,.0f}"),
+        ("pairs", _planned_pairs(history), last.get("pairs"), "{:,.0f}"),
         ("tokens", None, last.get("tokens"), "{:,.0f}"),
         ("peak memory", estimate.get("memory_gb"), first_number(run.get("peak_memory_gb"), last.get("memory_gb")), "{:.2f} GB"),
         ("time", seconds, first_number(run.get("train_seconds"), run.get("seconds"), last.get("elapsed")), "time"),
@@ -86,10 +85,23 @@ def planned_and_measured(history: RunHistory) -> list[dict[str, str]]:
         ("tokens per second", None, first_number(run.get("tokens_per_second"), last.get("tokens_per_second")), "{:,.0f}"),
     ]  # fmt: skip
     return [
-        {"name": name, "planned": _formatted(planned, form), "measured": _formatted(measured, form)}
+        {
+            "name": name,
+            "planned": "" if planned is None else _formatted(planned, form),
+            "measured": _formatted(measured, form),
+        }
         for name, planned, measured, form in rows
         if is_number(planned) or is_number(measured)
     ]
+
+
+def _planned_pairs(history: RunHistory) -> float | None:
+    """Pairs of all steps; the last step of an epoch may have fewer than the others."""
+    of_steps = _product(history.total_steps, history.values.get("launch.pairs_per_step"))
+    if is_number(history.values.get("training.max_steps")) and history.values["training.max_steps"] > 0:
+        return of_steps
+    of_epochs = _product(history.values.get("training.num_train_epochs"), history.data_report.get("train_pairs"))
+    return of_steps if of_steps is None or of_epochs is None else min(of_steps, of_epochs)
 
 
 def data_rows(history: RunHistory) -> list[list[str]]:

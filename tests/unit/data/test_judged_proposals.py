@@ -96,6 +96,8 @@ def test_two_answers_with_their_scores_are_compared(names: tuple[str, str, str, 
         ("after", "before"),
         ("Human edit", "Model output"),
         ("Final reply", "Suggested reply"),
+        ("人工修改后的回复", "AI回复"),
+        ("改写答案", "原答案"),
     ],
 )
 def test_an_edited_answer_is_the_better_one(better: str, worse: str) -> None:
@@ -104,6 +106,17 @@ def test_an_edited_answer_is_the_better_one(better: str, worse: str) -> None:
         for ask in ASK
     ]
     assert propose_columns(rows) == {"prompt": "prompt", "chosen": better, "rejected": worse}
+
+
+def test_an_edit_that_is_missing_where_the_answer_was_good_is_the_better_answer_elsewhere(tmp_path: Path) -> None:
+    rows = [
+        {"工单号": f"T{at}", "客户问题": ask, "AI回复": f"It is {ask}", "评价": "不满意" if at % 2 else "满意",
+         "人工修改后的回复": f"No, {ask}" * (at % 2)}
+        for at, ask in enumerate(ASK)
+    ]  # fmt: skip
+    mapping = propose_columns(rows)
+    assert mapping == {"prompt": "客户问题", "chosen": "人工修改后的回复", "rejected": "AI回复"}
+    assert prepared(tmp_path, rows, columns=mapping).report.dropped == {"empty_chosen": len(rows[::2])}
 
 
 def test_earlier_turns_are_mapped(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_plan_data_environment_findings(tmp_path: Path) -> None:
     assert rows["pairs"] == ("160", "160")
     assert rows["peak memory"] == ("2.00 GB", "1.75 GB")
     assert rows["time"] == ("1 min 40 s", "1 min 02 s")
-    assert rows["tokens per second"] == ("not recorded", "512")
+    assert rows["tokens per second"] == ("", "512")
     assert ["training pairs", "80"] in found["data"][0]
     environment = dict(found["environment"][0])
     assert (environment["devices"], environment["memory"], environment["torch"]) == ("H100", "64.0 GB", "2.13.0")

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from support.file_size_limit import file_size_limit
 from support.message_rows import ASK, BAD, GOOD, SYSTEM_ROWS, prepared, prepared_texts
-from support.pair_rows import user
+from support.pair_rows import assistant, user
 
+from orpo_cli.data.formats.column_proposals import propose_columns
 from orpo_cli.data.formats.detect import detect_format
 from orpo_cli.data.formats.row_groups import all_rows
 from orpo_cli.data.sources.opened import Row as NamedRow
@@ -56,6 +57,42 @@ def test_lists_of_objects_with_text_and_score_are_read(tmp_path: Path) -> None:
     assert data.report.sources[0].format == "responses"
     assert set(zip(data.train["chosen_text"], data.train["rejected_text"], strict=True)) == {("Good.", "Bad.")}
     assert (len(data.train), data.report.dropped) == (3, {"tie": 1})
+
+
+CONVERSATION = [user("Hi"), assistant("Hello"), user(ASK)]
+
+
+@pytest.mark.parametrize("prompt", [ASK, CONVERSATION])
+@pytest.mark.parametrize(
+    ("columns", "answers"),
+    [
+        ({}, {"responses": ["Bad.", "Good.", "Odd."], "ranks": [2, 1, None]}),
+        ({"ranks": "排名"}, {"responses": ["Bad.", "Good."], "排名": [3, 2]}),
+        ({}, {"answers": [{"text": "Good.", "rank": 1}, {"text": "Bad.", "rank": 4}]}),
+    ],
+)
+def test_of_ranks_the_lowest_is_the_best(
+    prompt: Any, columns: dict[str, str], answers: dict[str, Any], tmp_path: Path
+) -> None:
+    data = prepared(tmp_path, [{"prompt": prompt, **answers}], columns=columns)
+    assert data.report.sources[0].format == "responses"
+    assert list(zip(data.train["chosen_text"], data.train["rejected_text"], strict=True)) == [("Good.", "Bad.")]
+    assert ("Hello" in data.train["prompt_json"][0]) == (prompt is CONVERSATION)
+
+
+def test_ranks_are_not_taken_as_scores(tmp_path: Path) -> None:
+    """The best answer would be the rejected one."""
+    rows = [{"ask": f"What is {n}?", "texts": ["Good.", "Bad."], "their_ranks": [1, 2]} for n in range(4)]
+    assert propose_columns(rows) == {"prompt": "ask", "responses": "texts", "ranks": "their_ranks"}
+    with pytest.raises(DataError, match="their_ranks has ranks by its name") as caught:
+        prepared(tmp_path, rows, columns={"prompt": "ask", "responses": "texts", "scores": "their_ranks"})
+    assert caught.value.remedy is not None
+    assert "`columns: {prompt: ask, responses: texts, ranks: their_ranks}`" in caught.value.remedy
+
+
+def test_renamed_columns_have_their_own_names_in_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the columns are note \(text\), said as prompt \(text\)"):
+        prepared(tmp_path, [{"said": "Why is it so?", "note": "x"}], columns={"prompt": "said"})
 
 
 def test_helpsteer_rows_with_the_same_prompt_form_a_pair(tmp_path: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
+import os
 import sys
-import time
 from dataclasses import dataclass
+from pathlib import Path
 
+from orpo_cli.child_process import run_child
 from orpo_cli.estimate.batching import pairs_of_process
 from orpo_cli.estimate.memory import EstimateInputs, uses_checkpointing
-from orpo_cli.machine import Machine
+from orpo_cli.machine import Machine, usable_cpus
 from orpo_cli.planning.plan import Plan
 
 # Dense bfloat16 (T4 and V100: float16) matrix products by the makers' data sheets, in TFLOP/s; the first matching name counts.
@@ -65,25 +66,34 @@ def estimate_throughput(plan: Plan, inputs: EstimateInputs) -> Throughput:
 def _speed(plan: Plan, machine: Machine) -> tuple[float | None, str]:
     """FLOP/s in training, and the source of the number."""
     if plan.device == "cpu":
-        how = f"{CPU_UTILIZATION:.0%} of this processor's matrix products, measured just now"
-        return CPU_UTILIZATION * measure_matmul_flops(), how
+        measured = measure_matmul_flops()
+        if measured is None:
+            return None, "the speed of this processor cannot be measured"
+        return (
+            CPU_UTILIZATION * measured,
+            f"{CPU_UTILIZATION:.0%} of this processor's matrix products, measured just now",
+        )
     found = next((tflops for name, tflops in TFLOPS if name in machine.device_name), None)
     if found is None:
         return None, f"the speed of {machine.device_name} is not known here"
     return GPU_UTILIZATION * found * 1e12, f"{GPU_UTILIZATION:.0%} of {found} TFLOP/s that {machine.device_name} has"
 
 
-def measure_matmul_flops(seconds: float = 0.1) -> float:
-    """FLOP/s of float32 matrix products in this process, the best of several.
+def measure_matmul_flops() -> float | None:
+    """FLOP/s of float32 matrix products on all threads of the training, where nothing else runs; None: it cannot be measured.
 
-    Those of numpy where torch is not imported, which takes two seconds: they are as fast within 10% (Intel Xeon with AVX-512).
+    The speed of one thread times their number: see ``matmul_speed``.
     """
-    library = importlib.import_module("torch" if "torch" in sys.modules else "numpy")
-    left, right = (library.zeros((rows, 1024), dtype=library.float32) for rows in (512, 1024))
-    left @ right
-    best, began = 0.0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        start = time.perf_counter()
-        left @ right
-        best = max(best, 2 * 512 * 1024 * 1024 / (time.perf_counter() - start))
-    return best
+    variables = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    command = [sys.executable, "-P", str(Path(__file__).with_name("matmul_speed.py"))]
+    done = run_child(command, environment={**os.environ, **variables})
+    return float(done.stdout) * _training_threads() if done.returncode == 0 else None
+
+
+def _training_threads() -> int:
+    """Threads that torch uses by default: OMP_NUM_THREADS, or one for each core."""
+    import psutil
+
+    written = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(written) if written.isdigit() else psutil.cpu_count(logical=False)
+    return min(usable_cpus(), threads or usable_cpus())

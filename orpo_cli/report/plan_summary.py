@@ -200,6 +200,8 @@ def _time(plan: Plan, step: dict[str, Any], steps: int | None, done: int, is_mea
     if step["seconds"] is None:
         return f"not known: {step['how']}; {amount}"
     each = f"{duration_text(step['seconds'])} a step"
+    if plan.device == "cpu":  # measured now, without what other programs take
+        amount += "; longer beside other programs"
     if steps is None:
         return f"{about} {each}; {amount}"
     evaluations = "" if plan.training.get("eval_strategy", "no") == "no" else " without evaluations"

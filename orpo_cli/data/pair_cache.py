@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 PAIRS_FILE, REPORT_FILE = "pairs.arrow", "report.json"
 UNUSED_DAYS = 30  # an entry that no run read for this long is removed when another is written
 
+_prepared_here: set[Path] = set()  # entries that this process wrote
+
 Prepare = Callable[[Path], dict[str, Any]]
 
 
@@ -63,7 +65,9 @@ def load_or_prepare(
             raise
 
     try:
-        if cached_entry(entry, create, note, what="prepares the same pairs"):
+        if not cached_entry(entry, create, note, what="prepares the same pairs"):
+            _prepared_here.add(entry)
+        elif entry not in _prepared_here:
             note(f"using pairs that are already prepared, in {entry.parent}")
         return entry / PAIRS_FILE, json.loads((entry / REPORT_FILE).read_text(encoding="utf-8"))
     except OSError as error:

@@ -15,6 +15,8 @@ import pytest
 from support.json_lines import write_json_lines
 from support.tiny import pairs, write_recipe
 
+from orpo_cli.data import pair_cache
+
 Orpo = Callable[..., Any]
 
 
@@ -87,6 +89,19 @@ def test_a_pair_is_found_by_number_and_by_row_name(tmp_path: Path, orpo_here: Or
     missing = orpo_here("data", recipe, "--row", "train.jsonl:99")
     assert missing.returncode == 2
     assert "train.jsonl:1" in missing.stderr
+
+
+def test_only_pairs_of_an_earlier_command_are_already_prepared(
+    tmp_path: Path, orpo_here: Orpo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ORPO_PAIR_CACHE", "1")
+    recipe = write_recipe(tmp_path)
+    first = orpo_here("data", recipe).stderr
+    pair_cache._prepared_here.clear()  # as in another process
+    second = orpo_here("data", recipe).stderr
+    assert "already prepared" not in first
+    assert second.count("using pairs that are already prepared") == 1
 
 
 def test_shown_pairs_come_without_the_statistics(tmp_path: Path, orpo_here: Orpo) -> None:

@@ -31,7 +31,8 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(
     path: Path, tokenizer: Any = None, source: dict[str, Any] | None = None, **changes: Any
 ) -> tuple[PreparedData, bool]:
-    """The prepared pairs, and whether they came from the cache."""
+    """The prepared pairs, and whether they came from the cache, as in a new process."""
+    pair_cache._prepared_here.clear()
     limits = {"max_length": 192, "max_prompt_length": 96, **{k: v for k, v in changes.items() if k.startswith("max_")}}
     dataset = {"train": {"path": str(path), **(source or {})}, **{k: v for k, v in changes.items() if k not in limits}}
     notes: list[str] = []
@@ -184,6 +185,7 @@ def test_waiting_for_another_process_is_reported(tmp_path: Path, cache_folder: P
             assert lock is not None
             lock.release()
 
+    pair_cache._prepared_here.clear()
     lock = try_lock(entry.with_name(f"{entry.name}.lock"))
     section = DatasetSection.model_validate({"train": {"path": str(data)}})
     prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=note)
@@ -198,6 +200,7 @@ def test_the_use_of_the_cache_is_noted_once_for_all_sources(tmp_path: Path, cach
     section = DatasetSection.model_validate({"train": [{"path": str(train)}], "eval": {"path": str(held_out)}})
     notes: list[list[str]] = [[], []]
     for each in notes:
+        pair_cache._prepared_here.clear()
         prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=each.append)
     assert notes[1] == [f"using pairs that are already prepared, in {cache_folder}"]
 
@@ -263,6 +266,7 @@ def test_an_entry_that_is_removed_before_it_is_mapped_is_prepared_again(
 ) -> None:
     data = write(tmp_path / "x.jsonl", pairs(40))
     expected = list(run(data)[0].train)
+    pair_cache._prepared_here.clear()
     notes: list[str] = []
 
     def note(text: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orpo_cli.data.pair import Pair, RowRejected
+from orpo_cli.data.turns import names_of_pair
 
 MAX_RAW_CHARACTERS = 4000  # of a row that is no pair
 
@@ -34,6 +35,20 @@ class DroppedRows:
         """Keep a dropped row; ``content`` is a Pair, three texts, or what the row has."""
         if len(self.rows) < self.limit:
             self.rows.append(DroppedRow(self.part, row, rejection.reason, rejection.detail, _texts(content)))
+
+
+@dataclass
+class DropsOfRow(DroppedRows):
+    """Collection of the rejections of the row ``name``: of the row, of its pairs, or of the group of which it is the first row."""
+
+    limit: int = 0
+    name: str = ""
+    rejections: list[RowRejected] = field(default_factory=list)
+
+    def add(self, row: str, rejection: RowRejected, content: Any = None) -> None:
+        """Keep the rejection if it is of the row."""
+        if self.name in names_of_pair(row):
+            self.rejections.append(rejection)
 
 
 def _texts(content: Any) -> tuple[str, ...]:

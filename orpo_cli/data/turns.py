@@ -18,6 +18,9 @@ from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.recipe.schema import DatasetSection
 
 PAIR_NUMBER = re.compile(r"#\d+$")  # end of the name of each pair of a row that has several
+OTHER_ROWS = re.compile(
+    r"\+\d+$"
+)  # end of the name of a row that was grouped from several, after the name of the first one
 
 
 def read_pairs(row: Row, format_: Format, dataset: DatasetSection, notes: Counter[str]) -> list[Pair | RowRejected]:
@@ -58,6 +61,12 @@ def pair_names(row_name: str, count: int) -> list[str]:
 def row_of_pair(name: str) -> str:
     """Name of the row of a pair."""
     return PAIR_NUMBER.sub("", name)
+
+
+def names_of_pair(name: str) -> tuple[str, str, str]:
+    """Names by which a pair is found: its own, that of its row, and that of the first row where several were grouped."""
+    row = row_of_pair(name)
+    return name, row, OTHER_ROWS.sub("", row)
 
 
 def split_turns(pair: Pair) -> Iterator[Pair | RowRejected]:

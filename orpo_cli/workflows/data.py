@@ -15,6 +15,7 @@ from orpo_cli.workflows.plan import build_plan, check_local_data, load_recipe_re
 if TYPE_CHECKING:
     from orpo_cli.data.audit import Audit
     from orpo_cli.data.dropped_rows import DroppedRow
+    from orpo_cli.data.pair import RowRejected
     from orpo_cli.data.prepare import PairTables
     from orpo_cli.data.report import DataReport
     from orpo_cli.data.table import PairTable
@@ -76,8 +77,8 @@ def inspect_data(
     collect what the HTML page has: ``show`` pairs (0: 1,000) and the dropped rows, for which the cache is not used.
     """
     from orpo_cli.data.audit import audit
-    from orpo_cli.data.dropped_rows import DroppedRows
-    from orpo_cli.data.prepare import prepare_tables
+    from orpo_cli.data.dropped_rows import DroppedRows, DropsOfRow
+    from orpo_cli.data.prepare import PrepareOptions, prepare_tables
     from orpo_cli.model.tokenizer import load_tokenizer
 
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
@@ -85,19 +86,23 @@ def inspect_data(
     plan, source, *_ = build_plan(loaded, console, to_train=False, strict=strict)
     tokenizer = load_tokenizer(source, console.note)
     dropped = DroppedRows(PAGE_DROPPED_ROWS) if page else None
-    parts = prepare_tables(
-        plan.dataset,
-        tokenizer,
+    options = PrepareOptions(
         max_length=plan.training["max_length"],
         max_prompt_length=plan.dataset.max_prompt_length,
         note=console.note,
         pairs_needed=plan.total_pairs(),
-        dropped=dropped,
     )
+    parts = prepare_tables(plan.dataset, tokenizer, dropped=dropped, **options)
     tables = {"train": parts.train} | ({"eval": parts.eval} if parts.eval is not None else {})
     audits = {part: audit(table, parts.report.max_length) for part, table in tables.items()}
     loss_on_prompt = bool(plan.training.get("loss_on_prompt", True))
     shown = {"train": _first(parts.train, show)} if row is None else _find_pair(parts, row)
+    if row is not None and not shown:
+        drops = DropsOfRow(name=row)
+        if not row.isdigit() and parts.report.dropped:  # the cache has no drops: the rows are read again
+            options["note"] = lambda _: None
+            prepare_tables(plan.dataset, tokenizer, dropped=drops, **options)
+        raise _no_pair_error(parts, row, drops.rejections)
     in_page = shown if row is not None else {part: _first(table, show or PAGE_PAIRS) for part, table in tables.items()}
     return DataInspection(
         plan.name,
@@ -134,23 +139,37 @@ def _spans_of(table: PairTable, parts: PairTables, loss_on_prompt: bool) -> Iter
 
 
 def _find_pair(parts: PairTables, row: str) -> dict[str, PairTable]:
-    """A table of the pair with this number or name, or of all pairs of a row, by its part. Raises UsageError where there is none."""
-    from orpo_cli.data.turns import row_of_pair
+    """A table of the pair with this number or name, or of all pairs of a row, by its part; empty where there is none."""
+    from orpo_cli.data.turns import names_of_pair
 
     for part, table in {"train": parts.train, "eval": parts.eval}.items():
         if not table:
             continue
         found: dict[int, int] = {}  # number of a pair → its first position: a source weight repeats pairs
         for position, (number, name) in enumerate(zip(table.pair_numbers.tolist(), table.row_names(), strict=True)):
-            if number == int(row) if row.isdigit() else row in (name, row_of_pair(name)):
+            if number == int(row) if row.isdigit() else row in names_of_pair(name):
                 found.setdefault(number, position)
         if found:
             return {part: table.select(list(found.values()))}
+    return {}
+
+
+def _no_pair_error(parts: PairTables, row: str, rejections: list[RowRejected]) -> UsageError:
+    """The error about ``--row``: why the row was dropped, or which numbers and names there are."""
+    from orpo_cli.data.filters import REASONS, REMEDIES
+
+    if rejections:
+        texts = [f"{each.reason}: {REASONS[each.reason]}{each.detail and f' ({each.detail})'}" for each in rejections]
+        remedies = [each.remedy or REMEDIES.get(each.reason, "") for each in rejections]
+        return UsageError(
+            f"--row {row}: no pair, because the row is dropped as {'; '.join(dict.fromkeys(texts))}.",
+            remedy=" ".join(dict.fromkeys(filter(None, remedies))) or None,
+        )
+    last = max(int(table.pair_numbers.max()) for table in (parts.train, parts.eval) if table)
     example = parts.train.select([0]).row_names()[0]
-    raise UsageError(
+    return UsageError(
         f"--row {row}: there is no pair of this number or row name among the training and held-out pairs.",
-        remedy=f"Give a number from 0 to {max(parts.train.pair_numbers)}, or a name such as {example}; "
-        "the summary says why rows are dropped.",
+        remedy=f"Give a number from 0 to {last}, or a name such as {example}.",
     )
 
 

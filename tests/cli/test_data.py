@@ -91,6 +91,35 @@ def test_a_pair_is_found_by_number_and_by_row_name(tmp_path: Path, orpo_here: Or
     assert "train.jsonl:1" in missing.stderr
 
 
+def test_a_row_without_a_pair_is_explained(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path, dataset={"eval": {"test_size": 9}})
+    first, same, *others = pairs(12)
+    write_json_lines(tmp_path / "train.jsonl", [first, {**same, "rejected": same["chosen"]}, {}, *others, first])
+    reasons = {
+        "train.jsonl:2": "dropped as identical: the two completions are identical.",
+        "train.jsonl:3": "dropped as malformed: the row does not fit the format (no ",
+        "train.jsonl:14": "dropped as duplicate: an earlier pair has the same tokens (as train.jsonl:1).",
+        "train.jsonl:99": "there is no pair of this number or row name",
+        "11": "Give a number from 0 to 10, or",
+    }
+    for row, reason in reasons.items():
+        missing = orpo_here("data", recipe, "--row", row)
+        assert missing.returncode == 2
+        assert reason in " ".join(missing.stderr.split())
+    assert orpo_here("data", recipe, "--row", "10").returncode == 0
+
+
+def test_the_first_row_of_a_group_names_its_pair(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path)
+    answers = [("one", "yes", True), ("one", "no", False), ("two", "same", True), ("two", "same", False)]
+    rows = [{"prompt": prompt, "completion": text, "label": label} for prompt, text, label in answers]
+    write_json_lines(tmp_path / "train.jsonl", [*rows, {"prompt": "three", "completion": "alone", "label": True}])
+    kept, dropped, alone = (orpo_here("data", recipe, "--row", f"train.jsonl:{row}") for row in (1, 3, 5))
+    assert "train.jsonl:1+2" in kept.stdout
+    assert "dropped as identical" in dropped.stderr
+    assert "dropped as unpaired" in alone.stderr
+
+
 def test_only_pairs_of_an_earlier_command_are_already_prepared(
     tmp_path: Path, orpo_here: Orpo, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,8 +128,13 @@ def _findings(document: dict[str, Any]) -> Iterator[str]:
     if not document["change"]:
         return
     interval = document["change"]["intervals"]["margin"]
-    if interval is not None and interval[0] <= 0 <= interval[1]:
-        yield "no measurable change of the margin: the interval of the change contains 0 (what to do: orpo explain accuracy-unchanged)"
+    what_to_do = "(what to do: orpo explain accuracy-unchanged)"
+    if interval is not None and interval[0] > 0:
+        yield "the margin grew, by more than chance: the interval of its change is above 0"
+    elif interval is not None and interval[1] < 0:
+        yield f"the margin fell: the interval of its change is below 0 {what_to_do}"
+    elif interval is not None:
+        yield f"no measurable change of the margin: the interval of the change contains 0 {what_to_do}"
     if note := accuracy_limit_note(document["models"]["base"]["rewards/accuracies"], document["pairs"]):
         yield note
 

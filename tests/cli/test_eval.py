@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -15,7 +16,7 @@ from support.tiny import pairs, save_tiny_model, write_pairs, write_recipe
 from support.tiny_eval_run import HELD_OUT, TRAIN_PAIRS, make_eval_run
 from typer.testing import CliRunner, Result
 
-from orpo_cli.cli.eval import command
+from orpo_cli.cli.eval import _findings, command
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.planning.plan import DatasetPlan
 from orpo_cli.recipe.schema import Source
@@ -89,6 +90,25 @@ def test_the_report_has_the_same_interval_of_the_change_as_eval(run: RunDir) -> 
     assert "margin: Student's t" in shown_text
     low, high = intervals["margin"]
     assert ("no measurable change of the margin" in shown_text) is (low <= 0 <= high)
+    assert ("the margin grew" in shown_text, "the margin fell" in shown_text) == (low > 0, high < 0)
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        ((0.1, 0.2), "the margin grew"),
+        ((-0.2, -0.1), "the margin fell"),
+        ((-0.1, 0.1), "no measurable change"),
+        (None, ""),
+    ],
+)
+def test_the_change_of_the_margin_is_put_into_words(interval: Any, expected: str) -> None:
+    document = {
+        "change": {"intervals": {"margin": interval}},
+        "models": {"base": {"rewards/accuracies": 0.5}},
+        "pairs": 9,
+    }
+    assert [text[: len(expected)] for text in _findings(document)] == ([expected] if expected else [])
 
 
 def test_the_report_and_a_sweep_weight_the_held_out_pairs_as_the_evaluation_does(tmp_path: Path, orpo: Orpo) -> None:

@@ -24,6 +24,8 @@ from orpo_cli.data.formats.column_values import (
 from orpo_cli.data.formats.judged import LABEL_COLUMNS, SIGNED_LABELS, TIE_LABELS, read_verdict
 from orpo_cli.data.formats.kto import read_label
 from orpo_cli.data.formats.prompt_columns import (
+    CHINESE_CHOSEN_WORDS,
+    CHINESE_REJECTED_WORDS,
     CHOSEN_WORDS,
     REJECTED_WORDS,
     columns_line,
@@ -39,11 +41,9 @@ EARLIER_WORDS = {
     "draft",
     "suggested",
     "before",
-    "wrong",
-    "incorrect",
 }  # of an answer that was changed, where no other word says which is worse
 LATER_WORDS = {
-    "edited", "edit", "corrected", "correction", "revised", "revision", "improved", "rewritten", "final", "after", "correct",
+    "edited", "edit", "corrected", "correction", "revised", "revision", "improved", "rewritten", "final", "sent", "after", "correct",
 }  # fmt: skip
 CHINESE_EARLIER_WORDS = ("修改前", "原始", "原回", "原答", "草稿", "初稿")  # parts of a name: Chinese writes no spaces
 CHINESE_LATER_WORDS = ("修改后", "改后", "改写", "修正", "修订", "更正", "润色", "编辑后", "最终")
@@ -84,20 +84,24 @@ def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
         return found
     texts = [name for name in column_names(rows) if any(is_prompt_value(row[name]) for row in rows_with(rows, name))]
     texts = [name for name in texts if not no_answers(name, rows)]
-    worse = [name for name in texts if name_words(name) & REJECTED_WORDS or name_words(name) & NEGATIONS]
-    better = [name for name in texts if name not in worse and name_words(name) & CHOSEN_WORDS]
+    worse = [name for name in texts if _has_word(name, REJECTED_WORDS | NEGATIONS, CHINESE_REJECTED_WORDS)]
+    better = [name for name in texts if name not in worse and _has_word(name, CHOSEN_WORDS, CHINESE_CHOSEN_WORDS)]
     answers = [name for name in texts if not is_prompt_name(name) and has_sentences(name, rows)]
     if not better:
         better = [name for name in answers if name not in worse and _has_word(name, LATER_WORDS, CHINESE_LATER_WORDS)]
         others = [name for name in answers if name not in better]
         earlier = [name for name in others if _has_word(name, EARLIER_WORDS, CHINESE_EARLIER_WORDS)]
         worse = worse or earlier or _only_answer(others)
+    if worse and not better:
+        better = _only_answer([name for name in answers if name not in worse])
     if not better or not worse or (is_label(better[0], rows) and is_label(worse[0], rows)):
         return propose_rated(rows) or propose_labelled(rows)
     prompts = prompt_candidates(rows, (*better, *worse))
     mapping = {"chosen": better[0], "rejected": worse[0]}
     if prompts and (histories := [name for name in column_names(rows) if _is_history(name, rows)]):
         return {"instruction": prompts[0], "history": histories[0], **mapping}
+    if prompts[:1] == ["instruction"] and "input" in column_names(rows):  # the format alpaca uses both
+        return mapping
     return {"prompt": prompts[0], **mapping} if prompts else mapping
 
 
@@ -106,7 +110,7 @@ def _has_word(name: str, words: Set[str], chinese: Sequence[str]) -> bool:
 
 
 def _only_answer(names: Sequence[str]) -> list[str]:
-    """The one of the columns of texts that has a word for an answer in its name, beside an edited answer; empty for several."""
+    """The one of the columns of texts that has a word for an answer in its name, beside one that is named; empty for several."""
     found = [name for name in names if names_response(name)]
     return found if len(found) == 1 else []
 

@@ -18,7 +18,7 @@ ID = re.compile(r"[A-Za-z0-9_-]*\d[A-Za-z0-9_-]*")  # q17, 3f2a-99
 
 SCORE_WORDS = {
     "helpfulness", "star", "stars", "rating", "ratings", "rated", "score", "scores", "grade", "grades", "quality", "points",
-    "reward", "votes", "upvotes", "likes", *"评星",
+    "reward", "votes", "upvotes", "likes", "clicks", "wins", *"评星",
 }  # fmt: skip
 
 RANK_WORDS = {"rank", "ranks", "ranking", "rankings", "排名", "名次"}  # 1 is the best
@@ -85,5 +85,5 @@ def rows_with(rows: Sequence[Any], name: str) -> Iterator[dict[str, Any]]:
 
 
 def name_words(name: str) -> set[str]:
-    """English words, and Chinese characters, of the name of a column."""
-    return set(re.findall(r"[a-z]+|[\u4e00-\u9fff]", name.lower()))
+    """English words, and Chinese characters, of the name of a column: of ``badAnswer`` bad and answer."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[\u4e00-\u9fff]", name)}

@@ -44,8 +44,9 @@ CHOSEN_WORDS = {
     "winning",
     "positive",
     "pos",
+    "gut", "gute", "guter", "gutes", "bessere", "besser", "buena", "bueno", "mejor", "bonne", "bon", "meilleure", "meilleur",
     *"好优佳选",  # good, excellent, fine, chosen
-}
+}  # fmt: skip
 REJECTED_WORDS = {
     "rejected",
     "dispreferred",
@@ -57,8 +58,10 @@ REJECTED_WORDS = {
     "losing",
     "negative",
     "neg",
-    *"差坏劣拒",
-}
+    "wrong", "incorrect", "schlecht", "schlechte", "schlechter", "schlechtes", "schlechtere", "mala", "malo", "peor", "mauvaise", "mauvais",
+    "pire", *"差坏劣拒",
+}  # fmt: skip
+CHINESE_CHOSEN_WORDS, CHINESE_REJECTED_WORDS = ("正例", "正样本"), ("负例", "负样本")
 RESPONSE_WORDS = {"response", "answer", "completion", "reply", "output", "generation", "assistant", "bot"}
 CHINESE_PROMPT_WORDS = (
     "问题",

@@ -108,6 +108,34 @@ def test_an_edited_answer_is_the_better_one(better: str, worse: str) -> None:
     assert propose_columns(rows) == {"prompt": "prompt", "chosen": better, "rejected": worse}
 
 
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ("output", "rejected_output"),
+        ("response", "badResponse"),
+        ("answer", "wrong_answer"),
+        ("输出", "负样本"),
+        ("正例", "负例"),
+        ("Gute Antwort", "Schlechte Antwort"),
+        ("respuesta_buena", "respuesta_mala"),
+        ("agent_sent", "ai_draft"),
+    ],
+)
+def test_a_name_of_one_of_two_answers_decides(better: str, worse: str) -> None:
+    rows = [{"prompt": ask, better: f"It is not {ask}", worse: f"It is {ask}"} for ask in ASK]
+    assert propose_columns(rows) == {"prompt": "prompt", "chosen": better, "rejected": worse}
+
+
+def test_the_input_of_an_instruction_is_kept(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "Say why.", "input": ask, "output": f"So: {ask}", "bad_output": f"No: {ask}"} for ask in ASK
+    ]
+    mapping = propose_columns(rows)
+    assert mapping == {"chosen": "output", "rejected": "bad_output"}
+    prompts = prepared(tmp_path, rows, columns=mapping).train["prompt_json"]
+    assert all("Say why." in prompt and "?" in prompt for prompt in prompts)
+
+
 def test_an_edit_that_is_missing_where_the_answer_was_good_is_the_better_answer_elsewhere(tmp_path: Path) -> None:
     rows = [
         {"工单号": f"T{at}", "客户问题": ask, "AI回复": f"It is {ask}", "评价": "不满意" if at % 2 else "满意",

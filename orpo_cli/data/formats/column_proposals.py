@@ -247,8 +247,9 @@ def _response_rank(name: str) -> int:
 
 
 def _repeats(name: str, rows: Sequence[Any]) -> bool:
-    """Whether a column may be the prompts of several answers: texts, some of them in several rows, that are no labels."""
-    texts = column_texts(name, rows)
+    """Whether a column may be the prompts of several answers: texts or messages, some of them in several rows, that are no labels."""
+    values = [row[name] for row in rows_with(rows, name) if row[name] != ""]
+    texts = [json.dumps(value, default=str) for value in values] if all(map(is_prompt_value, values)) else []
     return len(set(texts)) < len(texts) and not no_answers(name, rows) and not is_label(name, rows)
 
 

@@ -257,7 +257,7 @@ HELPSTEER = Format(
     "helpsteer",
     "prompt, response and scores, one completion per row; rows with the same prompt form a pair (HelpSteer, HelpSteer2)",
     ("prompt", "response", *HELPSTEER_SCORES, *SYSTEM_COLUMNS),
-    lambda row: all(isinstance(row.get(key), str) for key in ("prompt", "response")) and "helpfulness" in row,
+    lambda row: is_prompt_value(row.get("prompt")) and isinstance(row.get("response"), str) and "helpfulness" in row,
     partial(read, columns=HELPSTEER_COLUMNS),
     group_helpsteer,
     group_stream=partial(group_helpsteer, group_rows=consecutive_rows),

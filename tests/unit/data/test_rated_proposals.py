@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.message_rows import data_error, prepared
+from support.pair_rows import assistant, user
 
 from orpo_cli.data.first_rows import find_columns
 from orpo_cli.data.formats.column_proposals import propose_columns
@@ -129,6 +130,20 @@ def test_lists_of_answers_under_other_names_are_mapped(
     rows = [{prompt: f"What is {thing} made of?", **lists} for thing in ("rain", "snow", "fog", "ice")]
     assert propose_columns(rows) == mapping
     assert set(prepared(tmp_path, rows, columns=mapping).train["chosen_text"]) == {"It is water."}
+
+
+def test_rated_answers_to_a_conversation_are_mapped(tmp_path: Path) -> None:
+    chats = [[user("Hi"), assistant("Hello"), user(f"What is {thing}?")] for thing in ("rain", "snow", "fog")]
+    rows = [
+        {"conversation": chat, "reply": f"{'Water' if stars > 3 else 'I cannot say'}, as in {n}.", "stars": stars}
+        for n, chat in enumerate(chats)
+        for stars in (5, 2)
+    ]
+    mapping = propose_columns(rows)
+    assert mapping == {"prompt": "conversation", "response": "reply", "helpfulness": "stars"}
+    train = prepared(tmp_path, rows, columns=mapping).train
+    assert all(text.startswith("Water") for text in train["chosen_text"])
+    assert sum("Hello" in prompt for prompt in train["prompt_json"]) == len(chats)
 
 
 def test_numbers_that_are_not_named_as_labels_are_none() -> None:

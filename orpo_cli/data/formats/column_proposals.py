@@ -3,74 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any
 
 from orpo_cli.data.formats.column_values import (
-    SCORE_WORDS,
     column_names,
     column_texts,
     has_sentences,
     is_label,
     is_number,
     is_prompt_value,
-    is_rank_name,
-    name_words,
     no_answers,
     rows_with,
 )
+from orpo_cli.data.formats.column_words import (
+    BETTER,
+    EARLIER,
+    LABEL,
+    LATER,
+    NOT_BETTER,
+    RANK,
+    RESPONSE,
+    RESPONSE_NAMES,
+    SCORE,
+    VERDICT,
+)  # fmt: skip
 from orpo_cli.data.formats.judged import LABEL_COLUMNS, SIGNED_LABELS, TIE_LABELS, read_verdict
 from orpo_cli.data.formats.kto import read_label
 from orpo_cli.data.formats.prompt_columns import (
-    CHINESE_CHOSEN_WORDS,
-    CHINESE_REJECTED_WORDS,
-    CHOSEN_WORDS,
-    REJECTED_WORDS,
     columns_line,
     is_prompt_name,
-    names_response,
     prompt_candidates,
     prompt_rank,
 )
 from orpo_cli.data.formats.scored import PROMPTS, RANKS, RESPONSES, SCORES, answer_keys, is_list_of
 
-EARLIER_WORDS = {
-    "original",
-    "draft",
-    "suggested",
-    "before",
-}  # of an answer that was changed, where no other word says which is worse
-LATER_WORDS = {
-    "edited", "edit", "corrected", "correction", "revised", "revision", "improved", "rewritten", "final", "sent", "after", "correct",
-}  # fmt: skip
-CHINESE_EARLIER_WORDS = ("修改前", "原始", "原回", "原答", "草稿", "初稿")  # parts of a name: Chinese writes no spaces
-CHINESE_LATER_WORDS = ("修改后", "改后", "改写", "修正", "修订", "更正", "润色", "编辑后", "最终")
-NEGATIONS = {"non", "not", "un", "less", "unpreferred", *"不非未"}
 JUDGED_NAMES = {  # ends of two columns' names → their names in the format judged, whose labels refer to the ends
     ("a", "b"): ("response_a", "response_b"),
     ("1", "2"): ("response_1", "response_2"),
     ("0", "1"): ("response_0", "response_1"),
-}
-RESPONSE_NAMES = (
-    "response", "answer", "completion", "reply", "output", "generation", "model_response", "model_answer", "model_output",
-    "assistant", "text", "content", "回答", "答案", "回复", "输出",
-)  # fmt: skip
-VERDICT_WORDS = {"winner", "better", "best", "preferred", "preference", "choice", "chosen", "selected", "verdict"}
-LABEL_WORDS = {
-    "label",
-    "labels",
-    "feedback",
-    "thumb",
-    "thumbs",
-    "liked",
-    "like",
-    "vote",
-    "good",
-    "helpful",
-    "accepted",
-    "correct",
 }
 
 
@@ -84,13 +57,13 @@ def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
         return found
     texts = [name for name in column_names(rows) if any(is_prompt_value(row[name]) for row in rows_with(rows, name))]
     texts = [name for name in texts if not no_answers(name, rows)]
-    worse = [name for name in texts if _has_word(name, REJECTED_WORDS | NEGATIONS, CHINESE_REJECTED_WORDS)]
-    better = [name for name in texts if name not in worse and _has_word(name, CHOSEN_WORDS, CHINESE_CHOSEN_WORDS)]
+    worse = [name for name in texts if NOT_BETTER.occur_in(name)]
+    better = [name for name in texts if name not in worse and BETTER.occur_in(name)]
     answers = [name for name in texts if not is_prompt_name(name) and has_sentences(name, rows)]
     if not better:
-        better = [name for name in answers if name not in worse and _has_word(name, LATER_WORDS, CHINESE_LATER_WORDS)]
+        better = [name for name in answers if name not in worse and LATER.occur_in(name)]
         others = [name for name in answers if name not in better]
-        earlier = [name for name in others if _has_word(name, EARLIER_WORDS, CHINESE_EARLIER_WORDS)]
+        earlier = list(filter(EARLIER.occur_in, others))
         worse = worse or earlier or _only_answer(others)
     if worse and not better:
         better = _only_answer([name for name in answers if name not in worse])
@@ -105,13 +78,9 @@ def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
     return {"prompt": prompts[0], **mapping} if prompts else mapping
 
 
-def _has_word(name: str, words: Set[str], chinese: Sequence[str]) -> bool:
-    return bool(name_words(name) & words) or any(word in name for word in chinese)
-
-
 def _only_answer(names: Sequence[str]) -> list[str]:
     """The one of the columns of texts that has a word for an answer in its name, beside one that is named; empty for several."""
-    found = [name for name in names if names_response(name)]
+    found = [name for name in names if RESPONSE.occur_in(name)]
     return found if len(found) == 1 else []
 
 
@@ -156,7 +125,7 @@ def _propose_lists(rows: Sequence[Any]) -> dict[str, str] | None:
     if objects:
         found = {"responses": objects[0]}
     elif texts and scores:
-        found = {"responses": texts[0], "ranks" if is_rank_name(scores[0]) else "scores": scores[0]}
+        found = {"responses": texts[0], "ranks" if RANK.occur_in(scores[0]) else "scores": scores[0]}
     else:
         return None
     if not (prompts := prompt_candidates(rows, list(found.values()))):
@@ -172,7 +141,7 @@ def _judged_names(first: str, second: str) -> tuple[str, str] | None:
 
 def _scores_of_both(names: Sequence[str], targets: tuple[str, str], rows: Sequence[Any]) -> dict[str, str]:
     """Mapping of two columns with the scores of the answers: ``stars_a`` and ``stars_b`` for the targets ``response_a`` and ``response_b``."""
-    scores = [name for name in names if name_words(name[:-1]) & SCORE_WORDS and _has_scores(name, rows)]
+    scores = [name for name in names if SCORE.occur_in(name[:-1]) and _has_scores(name, rows)]
     for first, second in combinations(scores, 2):
         if first[:-1] == second[:-1] and (first[-1].lower(), second[-1].lower()) == (targets[0][-1], targets[1][-1]):
             return {f"score_{targets[0][-1]}": first, f"score_{targets[1][-1]}": second}
@@ -184,7 +153,7 @@ def propose_rated(rows: Sequence[Any], *, is_repeated: bool = True) -> dict[str,
 
     ``is_repeated``: whether several rows must have the same prompt, since only their answers form pairs.
     """
-    scores = [name for name in column_names(rows) if name_words(name) & SCORE_WORDS and _has_scores(name, rows)]
+    scores = [name for name in column_names(rows) if SCORE.occur_in(name) and _has_scores(name, rows)]
     return _map_one_answer(rows, scores, ("response", "helpfulness"), is_repeated=is_repeated)
 
 
@@ -225,7 +194,7 @@ def _has_scores(name: str, rows: Sequence[Any]) -> bool:
 def _has_labels(name: str, rows: Sequence[Any]) -> bool:
     """Whether all values of a column say that an answer is good or bad, and not the same; numbers only under the name of a label."""
     values = [row[name] for row in rows_with(rows, name) if row[name] != ""]
-    may_be_numbers = bool(name_words(name) & LABEL_WORDS)
+    may_be_numbers = LABEL.occur_in(name)
     return len({read_label(value) for value in values} - {None}) == 2 and all(
         read_label(value) is not None and (may_be_numbers or not is_number(value)) for value in values
     )
@@ -243,7 +212,7 @@ def _response_rank(name: str) -> int:
     """Place among the usual names; after them a name that contains such a word, then all others."""
     if name.lower() in RESPONSE_NAMES:
         return RESPONSE_NAMES.index(name.lower())
-    return len(RESPONSE_NAMES) + (not names_response(name))
+    return len(RESPONSE_NAMES) + (not RESPONSE.occur_in(name))
 
 
 def _repeats(name: str, rows: Sequence[Any]) -> bool:
@@ -259,7 +228,7 @@ def _is_verdict(column: str, answers: tuple[str, str], targets: tuple[str, str] 
     ``targets``: the names that the format has for them; a value may refer to these, too: ``A`` and ``model_a`` to ``response_a``,
     and under a name such as ``better`` the number 1 to ``response_1``.
     """
-    if targets and name_words(column) & VERDICT_WORDS:
+    if targets and VERDICT.occur_in(column):
         given = {str(row[column]).strip().lower().removesuffix(".0") for row in rows_with(rows, column)}
         if (
             (numbers := given - TIE_LABELS)
@@ -293,7 +262,7 @@ def columns_to_complete(rows: Sequence[Any]) -> str | None:
         texts = sentences
     prompts = [name for name in texts if is_prompt_name(name)][:1] or (texts[:1] if len(texts) > 2 else [])
     answers = [name for name in texts if name not in prompts]
-    if len(answers) < 2 or len({names_response(name) for name in answers[:2]}) > 1:
+    if len(answers) < 2 or len({RESPONSE.occur_in(name) for name in answers[:2]}) > 1:
         return None
     if labels := [name for name in column_names(rows) if _has_labels(name, rows)]:
         line = columns_line({"prompt": "PROMPT", "completion": "ANSWER", "label": labels[0]})

@@ -16,18 +16,6 @@ DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ]\d.*)?")
 LABEL = re.compile(r"[\w/+-]+(\.[\w/+-]+)*")  # gpt-3.5, but not "No."
 ID = re.compile(r"[A-Za-z0-9_-]*\d[A-Za-z0-9_-]*")  # q17, 3f2a-99
 
-SCORE_WORDS = {
-    "helpfulness", "star", "stars", "rating", "ratings", "rated", "score", "scores", "grade", "grades", "quality", "points",
-    "reward", "votes", "upvotes", "likes", "clicks", "wins", *"评星",
-}  # fmt: skip
-
-RANK_WORDS = {"rank", "ranks", "ranking", "rankings", "排名", "名次"}  # 1 is the best
-
-
-def is_rank_name(name: str) -> bool:
-    """Whether a column's name says that its numbers are ranks, of which the lowest is the best."""
-    return bool(name_words(name) & RANK_WORDS) or any(word in name for word in RANK_WORDS if not word.isascii())
-
 
 def has_sentences(name: str, rows: Sequence[Any]) -> bool:
     """Whether most values of a column are messages, or texts of several words that differ between the rows."""
@@ -82,8 +70,3 @@ def column_names(rows: Sequence[Any]) -> list[str]:
 def rows_with(rows: Sequence[Any], name: str) -> Iterator[dict[str, Any]]:
     """Rows that have a value in a column."""
     return (row for row in rows if isinstance(row, dict) and row.get(name) is not None)
-
-
-def name_words(name: str) -> set[str]:
-    """English words, and Chinese characters, of the name of a column: of ``badAnswer`` bad and answer."""
-    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[\u4e00-\u9fff]", name)}

@@ -10,7 +10,7 @@ from typing import Any
 
 from orpo_cli.data.formats import judged, preference
 from orpo_cli.data.formats.column_proposals import columns_to_complete, propose_columns, propose_labelled, propose_rated
-from orpo_cli.data.formats.column_values import is_rank_name
+from orpo_cli.data.formats.column_words import RANK
 from orpo_cli.data.formats.conversations import ALPACA, HH, OPENAI, SHAREGPT, SWIFT
 from orpo_cli.data.formats.format import SCORES, Format, Row
 from orpo_cli.data.formats.judged import JUDGED, Verdict
@@ -126,7 +126,7 @@ def describe_columns(rows: Sequence[Any], columns: Mapping[str, str] | None = No
 def check_columns(columns: Mapping[str, str], rows: Sequence[Any], where: str) -> None:
     """Raise DataError where ``columns`` (format's name → data's name) has a name that no row has, or takes ranks as scores."""
     for name, column in columns.items():
-        if name in LISTED_SCORES and is_rank_name(column):
+        if name in LISTED_SCORES and RANK.occur_in(column):
             as_ranks = {"ranks" if key == name else key: value for key, value in columns.items()}
             raise DataError(
                 f"{where}: columns: {column} has ranks by its name, of which 1 is the best; of {name}, the highest is the best.",

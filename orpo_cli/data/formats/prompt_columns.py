@@ -12,65 +12,12 @@ from orpo_cli.data.formats.column_values import (
     has_sentences,
     is_label,
     is_prompt_value,
-    name_words,
     no_answers,
     rows_with,
 )
+from orpo_cli.data.formats.column_words import BETTER, PROMPT, PROMPT_NAMES, RESPONSE, WORSE
 from orpo_cli.data.pair import RowRejected
 
-PROMPT_NAMES = (
-    "prompt", "instruction", "question", "query", "input", "inputs", "messages", "conversation", "conversations", "dialogue",
-    "dialog", "history", "context", "user", "human", "request", "problem", "task", "post", "text", "user_prompt", "prompt_text",
-    "问题", "提问", "提示", "提示词", "指令", "输入",
-)  # fmt: skip
-PROMPT_WORDS = {
-    "prompt",
-    "question",
-    "instruction",
-    "query",
-    "input",
-    "user",
-    "customer",
-}  # of a longer name, such as user_question
-CHOSEN_WORDS = {
-    "chosen",
-    "preferred",
-    "accepted",
-    "better",
-    "best",
-    "good",
-    "win",
-    "winner",
-    "winning",
-    "positive",
-    "pos",
-    "gut", "gute", "guter", "gutes", "bessere", "besser", "buena", "bueno", "mejor", "bonne", "bon", "meilleure", "meilleur",
-    *"好优佳选",  # good, excellent, fine, chosen
-}  # fmt: skip
-REJECTED_WORDS = {
-    "rejected",
-    "dispreferred",
-    "worse",
-    "worst",
-    "bad",
-    "lose",
-    "loser",
-    "losing",
-    "negative",
-    "neg",
-    "wrong", "incorrect", "schlecht", "schlechte", "schlechter", "schlechtes", "schlechtere", "mala", "malo", "peor", "mauvaise", "mauvais",
-    "pire", *"差坏劣拒",
-}  # fmt: skip
-CHINESE_CHOSEN_WORDS, CHINESE_REJECTED_WORDS = ("正例", "正样本"), ("负例", "负样本")
-RESPONSE_WORDS = {"response", "answer", "completion", "reply", "output", "generation", "assistant", "bot"}
-CHINESE_PROMPT_WORDS = (
-    "问题",
-    "提问",
-    "提示",
-    "指令",
-    "输入",
-)  # parts of a name, since Chinese writes no spaces: 用户提问
-CHINESE_RESPONSE_WORDS = ("回答", "答案", "回复", "答复", "应答", "输出")
 PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")  # a YAML scalar that needs no quotes
 
 
@@ -82,7 +29,7 @@ def prompt_candidates(rows: Sequence[Any], used: Collection[str]) -> list[str]:
     found = [
         name
         for name in column_names(rows)
-        if name not in used and not name_words(name) & (CHOSEN_WORDS | REJECTED_WORDS) and _may_be_prompt(name, rows)
+        if name not in used and not (BETTER.occur_in(name) or WORSE.occur_in(name)) and _may_be_prompt(name, rows)
     ]
     return sorted(found, key=prompt_rank)
 
@@ -96,13 +43,7 @@ def prompt_rank(name: str) -> int:
     """Place among the usual names; after them a name that contains such a word, then all others."""
     if name.lower() in PROMPT_NAMES:
         return PROMPT_NAMES.index(name.lower())
-    words, chinese = name_words(name), any(word in name for word in CHINESE_PROMPT_WORDS)
-    return len(PROMPT_NAMES) + (not ((words & PROMPT_WORDS or chinese) and not names_response(name)))
-
-
-def names_response(name: str) -> bool:
-    """Whether the name of a column has a word for an answer in it."""
-    return bool(name_words(name) & RESPONSE_WORDS) or any(word in name for word in CHINESE_RESPONSE_WORDS)
+    return len(PROMPT_NAMES) + (not PROMPT.occur_in(name) or RESPONSE.occur_in(name))
 
 
 def no_prompt(names: Sequence[str], *, of_texts: bool = False) -> RowRejected:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from orpo_cli.data.formats.column_values import SCORE_WORDS, is_prompt_value, is_rank_name, name_words
+from orpo_cli.data.formats.column_values import is_prompt_value
+from orpo_cli.data.formats.column_words import RANK, SCORE
 from orpo_cli.data.formats.conversations import TRANSCRIPT_TURN, parse_transcript
 from orpo_cli.data.formats.format import (
     SYSTEM_COLUMNS,
@@ -143,7 +144,7 @@ def _scored_lists(row: Row) -> _ScoredLists | None:
 
 def _signed(numbers: list[Any], name: str) -> list[Any]:
     """``numbers`` as scores: those of a name such as ``rank`` negative, because 1 is the best."""
-    if not is_rank_name(name):
+    if not RANK.occur_in(name):
         return numbers
     return [None if (number := parse_number(each)) is None else -number for each in numbers]
 
@@ -155,8 +156,8 @@ def answer_keys(value: Any) -> tuple[str, str] | None:
     shared = set.intersection(*(set(each) for each in value if each is not None))
     scores = [
         *ANSWER_SCORE_KEYS,
-        *sorted(key for key in shared if name_words(key) & SCORE_WORDS),
-        *sorted(filter(is_rank_name, shared)),
+        *sorted(filter(SCORE.occur_in, shared)),
+        *sorted(filter(RANK.occur_in, shared)),
     ]
     text, score = (next((key for key in keys if key in shared), None) for keys in (TEXT_KEYS, scores))
     return (text, score) if text and score else None

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from orpo_cli.errors import OrpoError, Problem
 
+_COMMAND_LINE = re.compile(r"^ +orpo ", re.MULTILINE)  # of a list of next commands, to be copied to a shell
 _QUOTED = re.compile(r"(`[^`]*`)")
 _WHOLE_COMMANDS = {
     "`orpo data`": "`plan(…).data`",
@@ -52,6 +53,8 @@ def problem_in_python(problem: Problem) -> Problem:
 
 def in_python(text: str) -> str:
     """``text`` with the arguments and functions of Python for options and commands. Other commands in backticks stay as they are."""
+    if _COMMAND_LINE.search(text):
+        return "\n".join(line if _COMMAND_LINE.match(line) else in_python(line) for line in text.split("\n"))
     text = text.replace("an `orpo train`", "a `orpo train`")
     parts = [_WHOLE_COMMANDS.get(part, part) for part in _QUOTED.split(text)]
     return "".join(part if part.startswith("`") and not part.startswith("`--") else _arguments(part) for part in parts)

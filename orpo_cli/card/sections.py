@@ -188,7 +188,7 @@ def data_section(rundir: RunDir) -> str:
     if "max_length" in report:
         prompts, completions = report.get("truncated_prompts", 0), report.get("truncated_completions", 0)
         parts.append(
-            f"At most {report['max_length']:,} tokens per pair, and at most {report.get('max_prompt_length', 0):,} of a truncated prompt; "
+            f"At most {report['max_length']:,} tokens of a prompt with one completion, and at most {report.get('max_prompt_length', 0):,} of a truncated prompt; "
             f"{prompts:,} prompts and {completions:,} completions were truncated. Completions end with {code_span(report.get('end_of_turn'))}."
         )
     return "\n\n".join(parts)

@@ -128,7 +128,7 @@ def _findings(document: dict[str, Any]) -> Iterator[str]:
     if not document["change"]:
         return
     interval = document["change"]["intervals"]["margin"]
-    what_to_do = "(what to do: orpo explain accuracy-unchanged)"
+    what_to_do = "(more pairs, more epochs or a higher learning rate may help: orpo explain accuracy-unchanged)"
     if interval is not None and interval[0] > 0:
         yield "the margin grew, by more than chance: the interval of its change is above 0"
     elif interval is not None and interval[1] < 0:

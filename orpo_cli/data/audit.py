@@ -90,10 +90,9 @@ class Audit:
     tokens: int  # each prompt once, both completions
     tokens_of_two_passes: int  # each prompt with each completion, as TRL computes them
 
-    @property
-    def warnings(self) -> list[str]:
-        """Warnings about these pairs."""
-        return [warning for warning in (self.truncation.warning, self.length_bias.warning) if warning is not None]
+    def problems(self, part: str) -> list[Problem]:
+        """Warnings about these pairs, of the part train or eval."""
+        return _problems(part, self.truncation, self.length_bias)
 
     def as_dict(self) -> dict[str, Any]:
         """Statistics as a JSON object."""
@@ -131,12 +130,19 @@ def data_warnings(tables: Mapping[str, PairTable], report: DataReport) -> list[P
     found = [warning for source in report.sources for warning in source.warnings()]
     for part, table in tables.items():
         prompt, chosen, rejected = (table.full_token_counts(name) for name in PARTS)
-        if cut := truncation(prompt + np.maximum(chosen, rejected), report.max_length).warning:
-            found.append(Problem("pairs-truncated", cut, f"dataset.{part}", severity="warning"))
-        if bias := length_bias(chosen, rejected).warning:
-            found.append(Problem("length-predicts-preference", bias, f"dataset.{part}", severity="warning"))
+        cut = truncation(prompt + np.maximum(chosen, rejected), report.max_length)
+        found += _problems(part, cut, length_bias(chosen, rejected))
     if few := report.few_held_out():
         found.append(Problem("few-held-out-pairs", few, "dataset.eval", severity="warning"))
+    return found
+
+
+def _problems(part: str, cut: Truncation, bias: LengthBias) -> list[Problem]:
+    where, found = f"dataset.{part}", []
+    if cut.warning:
+        found.append(Problem("pairs-truncated", cut.warning, where, severity="warning"))
+    if bias.warning:
+        found.append(Problem("length-predicts-preference", bias.warning, where, severity="warning"))
     return found
 
 

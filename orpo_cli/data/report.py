@@ -84,6 +84,7 @@ class SourceReport:
     split: str
     format: str = ""
     available: int | None = None
+    sampling: str = "drawn at random"
     rows_read: int = 0
     kept: int = 0
     used: int | None = None  # train pairs after the source weight, where it is not 1
@@ -93,6 +94,7 @@ class SourceReport:
     truncated_completions: int = 0
     remedies: dict[str, list[str]] = field(default_factory=dict)  # of rows with a remedy of their own, by reason
     notes: Counter[str] = field(default_factory=Counter)
+    choice: str = ""  # which answer is the chosen one, where the format decides it
     columns: dict[str, str] = field(default_factory=dict)  # of the recipe: name in orpo-cli → name in the data
     unused_columns: list[str] = field(default_factory=list)
 
@@ -155,8 +157,10 @@ class SourceReport:
         """Counts as lines of text."""
         read = f"{self.rows_read:,} rows read"
         if self.available is not None and self.available > self.rows_read:
-            read = f"{self.rows_read:,} of {self.available:,} rows read (drawn at random, max_samples)"
+            read = f"{self.rows_read:,} of {self.available:,} rows read ({self.sampling}, max_samples)"
         text = [f"{self.part}: {self.path} [{self.split}], {self.format}: {read}, {self.kept:,} kept"]
+        if self.choice:
+            text.append(f"  chosen: {self.choice}")
         if self.columns:
             text.append(f"  columns: {', '.join(f'{name} is {column}' for name, column in self.columns.items())}")
         for (reason, _), line in zip(self.dropped.most_common(), self.drop_lines(), strict=True):

@@ -46,6 +46,8 @@ BATCHES_AHEAD = 3  # batches that are tokenized or wait for it: the cores have w
 Note = Callable[[str], None]
 RenderedPair = tuple[str, Pair, PairTexts]  # row name, pair, texts
 
+TOGETHER = "consecutive ones from a random place, so that rows of a prompt stay together"
+
 
 class SourceReader:
     """Reader of sources for one tokenizer and the maximum lengths and rules of one dataset section.
@@ -117,6 +119,10 @@ class SourceReader:
         report = SourceReport("", source.path, found.location, found.fingerprint, source.split)
         report.available = sampled.available
         format_, rows, first_rows = self._detect_format(found, source, sampled.rows, report)
+        if format_.group is not None and sampled.available is not None:
+            sampled, report.sampling = sample_rows(found, source, self.dataset.shuffle_seed, together=True), TOGETHER
+            format_, rows, first_rows = self._detect_format(found, source, sampled.rows, report)
+        self.note(f"reading {found.location} as {format_.name}")
         text_pairs = TextPairs(self.encoder.tokenizer, self.encoder.end_tokens, format_)
         format_ = replace(format_, read=partial(_read_pair, format_.read, text_pairs))
         with PairWriter(file, self.dataset.shuffle_seed) as writer:
@@ -164,7 +170,7 @@ class SourceReader:
             first_rows, source.format, where, labels=source.labels, columns=source.columns, seed=seed
         )
         report.format = format_.name
-        report.columns = dict(source.columns)
+        report.columns, report.choice = dict(source.columns), format_.choice
         check_weight_source(source, format_, found.location)
         dicts = [row for row in first_rows if isinstance(row, dict)]
         used = {*format_.columns, *(name for row in dicts for name in numbered_columns(row))}
@@ -173,7 +179,6 @@ class SourceReader:
         used |= {WEIGHT_COLUMN} & source.columns.keys() | {path.split(".")[0] for path in source.columns.values()}
         names = dict.fromkeys(_printable(key) for row in dicts for key in row)
         report.unused_columns = [name for name in names if name not in used]
-        self.note(f"reading {found.location} as {format_.name}")
         return format_, rows, first_rows
 
     def _render_batches(

@@ -18,9 +18,8 @@ from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.recipe.schema import DatasetSection
 
 PAIR_NUMBER = re.compile(r"#\d+$")  # end of the name of each pair of a row that has several
-OTHER_ROWS = re.compile(
-    r"\+\d+$"
-)  # end of the name of a row that was grouped from several, after the name of the first one
+GROUPED_ROWS = re.compile(r"(.*:)(\d+(\+\d+)+)")  # name of a row that was grouped from several: x.jsonl:1+4
+TREE = re.compile(r"\(\+\d+\)$")  # end of the name of a tree: its messages after the first
 
 
 def read_pairs(row: Row, format_: Format, dataset: DatasetSection, notes: Counter[str]) -> list[Pair | RowRejected]:
@@ -63,10 +62,12 @@ def row_of_pair(name: str) -> str:
     return PAIR_NUMBER.sub("", name)
 
 
-def names_of_pair(name: str) -> tuple[str, str, str]:
-    """Names by which a pair is found: its own, that of its row, and that of the first row where several were grouped."""
+def names_of_pair(name: str) -> tuple[str, ...]:
+    """Names by which a pair is found: its own, that of its row, and those of the rows that were grouped, of a tree the first."""
     row = row_of_pair(name)
-    return name, row, OTHER_ROWS.sub("", row)
+    found = GROUPED_ROWS.fullmatch(row)
+    rows = [f"{found[1]}{number}" for number in found[2].split("+")] if found else [TREE.sub("", row)]
+    return name, row, *rows
 
 
 def split_turns(pair: Pair) -> Iterator[Pair | RowRejected]:

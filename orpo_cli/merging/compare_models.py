@@ -13,6 +13,7 @@ from orpo_cli.merging.merge_record import MergeRecord
 from orpo_cli.merging.merge_target import MergeTarget
 from orpo_cli.merging.unmerged_model import load_on_original_base, load_trained_model, with_cpu_attention
 from orpo_cli.model.chat_template_errors import explain_template_errors
+from orpo_cli.model.onednn import use_onednn
 from orpo_cli.planning.plan import ModelPlan
 from orpo_cli.verify.compare_logits import Tolerance, compare_logits, compute_logits
 from orpo_cli.verify.held_out_metrics import HeldOutMetrics
@@ -72,6 +73,7 @@ def compare_models(
 
     ``vocab_size``: of the trained model, if it differs from the base's. Raises RunError if the saved model is incomplete.
     """
+    use_onednn()
     pairs = 0 if inputs.held_out_metrics is None else inputs.held_out_metrics.pairs
     inputs_text = f"{len(inputs.prompts)} prompts" + (f" and {pairs} held-out pairs" if pairs else "")
     note(f"comparing with the unmerged model in {dtype} on {inputs_text}: 1 of 2, the unmerged model")

@@ -57,7 +57,7 @@ def data_page(content: PageContent) -> str:
             script=Markup(script),
             policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'",
             lines=_safe(content.report.lines()),
-            warnings=[f"{part}: {warning}" for part, audit in content.audits.items() for warning in audit.warnings],
+            warnings=[each.text() for part, audit in content.audits.items() for each in audit.problems(part)],
             report=content.report,
             audits=content.audits,
             steps=content.steps,

@@ -14,6 +14,7 @@ from orpo_cli.control_characters import escape_controls, one_line
 from orpo_cli.data.audit import Audit
 from orpo_cli.data.report import DataReport
 from orpo_cli.data.token_spans import TokenSpan
+from orpo_cli.errors import explain_hint
 
 BAR_WIDTH = 40  # of the longest bar, in characters
 MIN_PAIRS_OF_HISTOGRAM = 10
@@ -50,8 +51,9 @@ def summary_view(report: DataReport, audits: dict[str, Audit], steps: dict[str, 
         yield Text(
             f"{audit.tokens:,} tokens with each prompt once, {audit.tokens_of_two_passes:,} with the prompt repeated for each completion"
         )
-        for warning in audit.warnings:
-            yield Text(f"warning: {part}: {warning}", "yellow")
+        for problem in audit.problems(part):
+            yield Text(problem.text(), "yellow")
+            yield Text(f"  → {explain_hint([problem])}")
     yield Text()
     read, kept = (sum(getattr(source, name) for source in report.sources) for name in ("rows_read", "kept"))
     dropped = Counter[str]()

@@ -167,7 +167,7 @@ def _sources(dataset: dict[str, Any], held_out_pairs: int | None) -> str:
 
 
 def _lengths(plan: Plan, measured: EstimateInputs | None, count: int | None) -> str:
-    limit = f"max_length {plan.training['max_length']:,}"
+    limit = f"max_length {plan.training['max_length']:,} (a prompt with one completion)"
     if measured is not None:
         tokens = [pair.total for pair in measured.lengths.pairs]
         each = f"{fmean(tokens):,.0f} a pair, {max(tokens):,} at most"

@@ -31,7 +31,7 @@ def _entries(history: RunHistory) -> Iterator[tuple[str, str]]:
     ends = (*history.train[-1:], *history.evals[-1:], *history.events[-1:])  # not every step has a line
     counted = max(ends, key=lambda line: line["pairs"] if is_number(line.get("pairs")) else 0, default={})
     amounts = [
-        _number(counted, "pairs", "{:,.0f} pairs"),
+        _number(counted, "pairs", "{:,.0f} pairs") + _epochs(counted),
         _number(counted, "tokens", "{:,.0f} tokens (prompts twice)"),
         _number(run, "tokens_per_second", "{:,.0f} tokens/s"),
         _number(run, "peak_memory_gb", "peak memory {:.2f} GB"),
@@ -56,6 +56,12 @@ def _entries(history: RunHistory) -> Iterator[tuple[str, str]]:
     accuracy, pairs = metric_value(history.base_eval, "accuracy", "eval_"), history.base_eval.get("eval_pairs")
     if accuracy is not None and is_number(pairs) and (note := accuracy_limit_note(accuracy, pairs)):
         yield " ", note
+
+
+def _epochs(record: dict[str, Any]) -> str:
+    """`` in 2 epochs``: each of them counts its pairs."""
+    epochs = record.get("epoch")
+    return f" in {epochs:.2g} epochs" if is_number(epochs) and epochs > 1 else ""
 
 
 def accuracy_limit_note(base_accuracy: float, pairs: float) -> str | None:

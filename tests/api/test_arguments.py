@@ -101,6 +101,8 @@ def test_errors_name_arguments_of_python_and_a_failed_callback_leaves_no_run(
         ("the output_dir of an `orpo train`", "the output_dir of a `train`"),
         ("pip install --no-deps llm-x, or `hf download --local-dir D`", None),
         ("`orpo merge ADAPTER --base MODEL`", None),
+        ("  orpo generate runs/a --compare  compare the answers", None),
+        ("add --force\n  orpo merge runs/a --force", "add force=True\n  orpo merge runs/a --force"),
     ],
 )
 def test_messages_of_the_command_line_name_what_python_has(text: str, expected: str | None) -> None:

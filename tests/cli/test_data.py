@@ -252,9 +252,11 @@ def test_the_html_page_has_truncated_pairs_and_dropped_rows_with_their_reasons(t
 def test_many_truncated_pairs_are_a_warning_with_the_length_that_mends_it(tmp_path: Path, orpo_here: Orpo) -> None:
     recipe = write_recipe(tmp_path)
     shown = orpo_here("data", recipe, "--set", "training.max_length=48", "--set", "dataset.max_prompt_length=40").stdout
-    found = re.search(r"warning: train: (\d+)% of the pairs .* training\.max_length=(\d+) truncates", shown)
+    found = re.search(r"dataset\.train: warning: (\d+)% of the pairs .* training\.max_length=(\d+) truncates", shown)
     assert found is not None, shown
     assert int(found[1]) > 20
+    assert "[pairs-truncated]" in shown
+    assert "orpo explain pairs-truncated" in shown
     mended = orpo_here("data", recipe, "--set", f"training.max_length={found[2]}", "--json")
     truncation = json.loads(mended.stdout)["audit"]["train"]["truncation"]
     assert truncation["fraction"] <= 0.05

@@ -64,7 +64,7 @@ class Format:
     ``read`` raises RowRejected for a row that does not fit, and counts what it corrected. Where a pair is spread over several
     rows, ``group`` first joins them to one row, in order, and drops rows without a partner; of a stream, ``group_stream`` does.
     Where a row has more than one pair, ``turns`` splits it into rows of one turn, and ``answers`` these into rows of one rejected
-    answer (None: a list of them in the rejected column); ``read`` reads the result.
+    answer (None: a list of them in the rejected column); ``read`` reads the result. ``choice`` is for the reports.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Format:
     group_stream: Group | None = None  # where it differs from ``group``
     turns: Callable[[Row], list[TurnRow]] | None = None
     answers: Callable[[Row], RejectedAnswers] | None = None
+    choice: str = ""  # which answer of a row or a prompt is the chosen one; empty where its column says so
 
 
 def completion_columns(row: Row, chosen: str = "chosen", rejected: str = "rejected") -> tuple[Any, Any]:

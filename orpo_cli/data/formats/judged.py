@@ -74,6 +74,9 @@ def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict], other_
         raise RowRejected("tie")
     first, second = (read_completion(row[name], name) for name in names)
     better, worse = (first, second) if verdict == "first" else (second, first)
+    scores = _scores(row, names)
+    if scores is not None and verdict == "second":
+        scores = scores[::-1]
     prompt = _prompt_column(row)
     include_prompt = len(first) > 1 or len(second) > 1  # full conversations
     if prompt is None and not include_prompt and other_prompts:
@@ -81,17 +84,17 @@ def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict], other_
     history = () if prompt is None or include_prompt else read_messages(row[prompt], prompt, "user")
     if history and prompt == "instruction" and row.get("input"):  # Alpaca: the input follows the instruction
         history = (*history[:-1], Message("user", f"{history[-1].content}\n{read_text(row['input'], 'input')}"))
-    return replace(add_system(conversation_pair(history, better, worse, notes), row, notes), tools=read_tools(row))
+    pair = add_system(conversation_pair(history, better, worse, notes), row, notes)
+    return replace(pair, tools=read_tools(row), scores=scores)
 
 
 def read_verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]) -> Verdict | None:
     """Meaning of the row's label, or of its scores, for the completions in the columns ``names``; None where it is ambiguous."""
     column = _label_column(row)
-    if column is None and (columns := _score_columns(row, names)):
-        first, second = (parse_number(row[name]) for name in columns)
-        if first is None or second is None:
+    if column is None and _score_columns(row, names):
+        if (scores := _scores(row, names)) is None:
             return None
-        return "tie" if first == second else "first" if first > second else "second"
+        return "tie" if scores[0] == scores[1] else "first" if scores[0] > scores[1] else "second"
     if column is None:
         return "first" if names == BETTER_FIRST else None
     value = row.get(column)
@@ -113,6 +116,14 @@ def read_verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]
         }:
             return which  # type: ignore[return-value]
     return None
+
+
+def _scores(row: Row, names: tuple[str, str]) -> tuple[float, float] | None:
+    """Scores of the two completions; None where one of them has none."""
+    if (columns := _score_columns(row, names)) is None:
+        return None
+    first, second = (parse_number(row[name]) for name in columns)
+    return None if first is None or second is None else (first, second)
 
 
 def for_rows(
@@ -189,7 +200,7 @@ def _label_column(row: Row) -> str | None:
 JUDGED = Format(
     "judged",
     "a prompt, two completions (response_1 and response_2, response_a and response_b, …) and a label, winner or preference, "
-    "or a score of each (score_a and score_b)",
+    "or a score of each (score_a and score_b): the higher one is chosen, equal ones are a tie",
     tuple(
         dict.fromkeys(
             (
@@ -205,4 +216,5 @@ JUDGED = Format(
     ),
     matches,
     partial(read, labels={}),
+    choice="the answer that the label names, or else that with the higher score",
 )

@@ -106,4 +106,5 @@ KTO = Format(
     matches,
     read,
     group,
+    choice="the good answer",
 )

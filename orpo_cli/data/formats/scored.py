@@ -192,7 +192,7 @@ def group_helpsteer(rows: Iterator[NamedRow], drop: Drop, group_rows: GroupRows 
             drop(group[0].name, RowRejected("unpaired") if group_rows is all_rows else UNPAIRED_IN_STREAM)
         else:
             completions = [{"response": row.value.get("response"), "score": _helpfulness(row.value)} for row in group]
-            name = f"{group[0].name}+{len(group) - 1}"
+            name = "+".join([group[0].name, *(row.name.rpartition(":")[2] for row in group[1:])])
             yield GroupedRow(name, {**_shared(group[0]), "answers": completions}, rows=len(group))
 
 
@@ -228,6 +228,7 @@ ULTRAFEEDBACK = Format(
     partial(matches, columns=ULTRAFEEDBACK_COLUMNS),
     partial(read, columns=ULTRAFEEDBACK_COLUMNS),
     answers=partial(split_worse, columns=ULTRAFEEDBACK_COLUMNS),
+    choice="the answer with the highest score of its prompt",
 )
 STACKEXCHANGE = Format(
     "stackexchange",
@@ -236,6 +237,7 @@ STACKEXCHANGE = Format(
     partial(matches, columns=STACKEXCHANGE_COLUMNS),
     partial(read, columns=STACKEXCHANGE_COLUMNS),
     answers=partial(split_worse, columns=STACKEXCHANGE_COLUMNS),
+    choice="the answer with the highest score of its prompt",
 )
 NECTAR = Format(
     "nectar",
@@ -244,6 +246,7 @@ NECTAR = Format(
     partial(matches, columns=NECTAR_COLUMNS),
     partial(read, columns=NECTAR_COLUMNS),
     answers=partial(split_worse, columns=NECTAR_COLUMNS),
+    choice="the answer with the lowest rank of its prompt",
 )
 RESPONSE_LISTS = Format(
     "responses",
@@ -253,6 +256,7 @@ RESPONSE_LISTS = Format(
     matches_lists,
     partial(read, columns=ULTRAFEEDBACK_COLUMNS),
     answers=split_lists,
+    choice="the answer with the highest score, or the lowest rank, of its prompt",
 )
 HELPSTEER = Format(
     "helpsteer",
@@ -263,4 +267,5 @@ HELPSTEER = Format(
     group_helpsteer,
     group_stream=partial(group_helpsteer, group_rows=consecutive_rows),
     answers=partial(split_worse, columns=HELPSTEER_COLUMNS),
+    choice="the answer with the highest score of its prompt",
 )

@@ -65,7 +65,7 @@ def _tree_of(messages: list[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
         if row.value["message_id"] not in reached:
             drop(row.name, RowRejected("malformed", "no other row is the message of its parent_id"))
     if root is not None:
-        yield GroupedRow(f"{messages[0].name}+{len(messages) - 1}", {"prompt": root}, rows=len(reached))
+        yield GroupedRow(f"{messages[0].name}(+{len(messages) - 1})", {"prompt": root}, rows=len(reached))
 
 
 def split_turns(row: Row) -> list[TurnRow]:

@@ -24,10 +24,11 @@ class SampledRows:
     available: int | None
 
 
-def sample_rows(opened: OpenedSource, source: Source, seed: int) -> SampledRows:
+def sample_rows(opened: OpenedSource, source: Source, seed: int, *, together: bool = False) -> SampledRows:
     """Rows of ``source.split``, of which ``max_samples`` are drawn with ``seed`` before any filter.
 
-    The drawn rows keep the order of the source; the same seed and the same rows give the same sample.
+    The drawn rows keep the order of the source; the same seed and the same rows give the same sample. ``together``: rows that
+    follow each other, from a drawn place, because several rows of one prompt form a pair.
     """
     if source.streaming:
         return SampledRows(_first_rows(opened, source), available=None)
@@ -54,7 +55,9 @@ def sample_rows(opened: OpenedSource, source: Source, seed: int) -> SampledRows:
     available = sum(len(each) for _, each in ranges)
     drawn = None
     if source.max_samples is not None and source.max_samples < available:
-        drawn = np.array(random.Random(seed).sample(range(available), source.max_samples))
+        draw, count = random.Random(seed), source.max_samples
+        start = draw.randrange(available - count + 1) if together else 0
+        drawn = np.arange(start, start + count) if together else np.array(draw.sample(range(available), count))
     kept = {split: np.zeros(counts[split], dtype=bool) for split, _ in ranges}  # a byte a row
     before = 0
     for split, each in ranges:

@@ -20,7 +20,7 @@ SOURCE_COLUMNS = (  # of the formats in orpo_cli.data
     "conversation", "turns", "chosen", "rejected", "rejected_response", "system", "tools", "system_prompt",
     "system_message", "input", "preferred_output", "non_preferred_output", "rejected_messages", "instruction", "question",
     "history", "output", "completions", "answers", "query", "responses", "generations", "candidates",
-    "all_generated_responses", "scores", "ratings", "rewards", "all_rm_scores", "response", "helpfulness", "correctness",
+    "all_generated_responses", "scores", "ratings", "rewards", "all_rm_scores", "ranks", "rankings", "ranking", "response", "helpfulness", "correctness",
     "coherence", "context", "response_1", "response_2", "response_0", "response1", "response2", "response_a", "response_b",
     "answer_1", "answer_2", "answer_0", "answer_a", "answer_b", "output_1", "output_2", "completion_a", "completion_b",
     "conversation_a", "conversation_b", "human_ref_A", "human_ref_B", "response_j", "response_k", "label", "labels",

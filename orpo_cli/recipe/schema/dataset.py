@@ -62,7 +62,7 @@ class Source(Section):
     max_samples: int | None = Field(
         None,
         ge=1,
-        description="Maximum number of rows, sampled with shuffle_seed; of a streamed source, the first rows.",
+        description="Maximum number of rows, sampled with shuffle_seed (consecutive ones, where several rows form a pair); of a streamed source, the first rows.",
         examples=[1000],
     )
     streaming: bool = Field(

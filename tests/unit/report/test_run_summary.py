@@ -37,11 +37,11 @@ def test_a_run_with_all_records(tmp_path: Path) -> None:
         evaluation(16, 0.8125, **counted),
         {"kind": "train", "step": 32, "loss": 1.23456, "pairs": 248, "tokens": 60_000},
         evaluation(32, 0.75, **counted),
-        {"kind": "event", "event": "end", "step": 32, "pairs": 256, "tokens": 60_928},
+        {"kind": "event", "event": "end", "step": 32, "epoch": 2.0, "pairs": 256, "tokens": 60_928},
     ]
     assert list(summary_lines(read_history(write_run(tmp_path / "run", run, lines)))) == [
         "trained 32 steps in 1 min 04 s",
-        "trained on 256 pairs, 60,928 tokens (prompts twice), 1,012 tokens/s, peak memory 4.12 GB",
+        "trained on 256 pairs in 2 epochs, 60,928 tokens (prompts twice), 1,012 tokens/s, peak memory 4.12 GB",
         "loss       2.3457 at step 1 → 1.2346 at step 32, each of other pairs: compare the held-out ones",
         "held out   base, step 0: accuracy 0.500 [0.381, 0.619] of 64 pairs, margin 0.2500, loss 1.0000",
         "           best, step 16: accuracy 0.812 [0.700, 0.889] of 64 pairs, margin 0.2500, loss 1.0000",

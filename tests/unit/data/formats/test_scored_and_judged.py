@@ -122,12 +122,25 @@ def test_helpsteer_rows_of_a_prompt_may_be_anywhere_in_a_source_but_follow_each_
         ("q2", "good 2"), ("q0", "good 0"), ("q1", "good 1")
     ]  # fmt: skip
     assert not data.report.dropped
-    assert data.train["row"][:] == ["x.jsonl:1+2", "x.jsonl:2+2", "x.jsonl:3+2"]
+    assert data.train["row"][:] == ["x.jsonl:1+4+7", "x.jsonl:2+5+8", "x.jsonl:3+6+9"]
     in_order = sorted(rows, key=lambda row: str(row["prompt"]))
     assert prepared_texts(prepared(tmp_path, in_order, streaming=True)) == prepared_texts(prepared(tmp_path, in_order))
     with pytest.raises(DataError, match="the row before it and the row after it have other prompts") as caught:
         prepared(tmp_path, rows, streaming=True)
     assert "sort the rows by their prompt" in str(caught.value.remedy)
+
+
+def test_max_samples_keeps_the_rows_of_a_prompt_together(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"q{n // 2}", "response": f"{'good' if n % 2 else 'bad'} {n}", "helpfulness": n % 2}
+        for n in range(400)
+    ]
+    data = prepared(tmp_path, rows, max_samples=50)
+    assert len(data.train) >= 24
+    assert sum(data.report.dropped.values()) <= 2  # a torn pair at each end
+    (line,) = (each for each in data.report.lines() if "rows read" in each)
+    assert "50 of 400 rows read (consecutive ones from a random place" in line
+    assert "  chosen: the answer with the highest score of its prompt" in data.report.lines()
 
 
 def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +194,19 @@ def test_columns_can_name_nested_fields(tmp_path: Path) -> None:
     assert prepared_texts(data) == [(ASK, GOOD, BAD)]
     with pytest.raises(DataError, match=r"no answers\.2\.text"):
         prepared(tmp_path, [row], columns={**columns, "response_1": "answers.2.text"})
+
+
+def test_the_scores_of_judged_answers_are_scores_of_the_pair(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"{ASK} {n}", "response_a": GOOD, "response_b": BAD, "votes_a": str(first), "votes_b": str(second)}
+        for n, (first, second) in enumerate([(9, 10), (29, 6), (3, 12), (4, 4)])
+    ]
+    columns = {"score_a": "votes_a", "score_b": "votes_b"}
+    data = prepared(tmp_path, rows, columns=columns, min_score_margin=6)
+    assert [text for _, text, _ in prepared_texts(data)] == [GOOD, BAD]
+    assert data.report.dropped == {"score_margin": 1, "tie": 1}
+    weighted = prepared(tmp_path, rows, columns=columns, weight_by="score_margin")
+    assert sorted(weighted.train["weight"]) == [1.0, 9.0, 23.0]
 
 
 def test_min_score_margin_drops_pairs(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
     import torch
 
     if _overrides and total.is_cpu and total.dtype is torch.float32 and left.numel() > 0:
-        result: Tensor = torch.ops.mkldnn._linear_pointwise.binary(left, total, right.t(), None, "add")
+        result: Tensor = torch.ops.mkldnn._linear_pointwise.binary(left, total, _dense(right).t(), None, "add")
         return result
     return total.addmm_(left, right)
 
@@ -70,6 +70,11 @@ def _vendor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
+def _dense(matrix: Tensor) -> Tensor:
+    """The matrix, copied where its rows are not next to each other: oneDNN is a thousand times slower with them."""
+    return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
+
+
 def _override() -> Any:
     """Kernels for ``aten::mm`` and ``aten::addmm`` on the CPU: oneDNN's for float32 matrices, torch's for all others."""
     import torch
@@ -80,18 +85,15 @@ def _override() -> Any:
     def suits(left: Tensor, right: Tensor) -> bool:
         return left.dtype is torch.float32 is right.dtype and left.numel() > 0 and right.numel() > 0
 
-    def dense(matrix: Tensor) -> Tensor:  # oneDNN is a thousand times slower where rows are not next to each other
-        return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
-
     def mm(keys: Any, left: Tensor, right: Tensor) -> Any:
         if suits(left, right) and left.shape[1] == right.shape[0]:
-            return product(left, dense(right).t(), None, "none", [], "")
+            return product(left, _dense(right).t(), None, "none", [], "")
         return plain_mm.call_boxed(keys, left, right)
 
     def addmm(keys: Any, bias: Tensor, left: Tensor, right: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
         plain = suits(left, right) and left.shape[1] == right.shape[0] and beta == 1 and alpha == 1
         if plain and bias.dtype is torch.float32 and bias.shape == (right.shape[1],):
-            return product(left, dense(right).t(), bias, "none", [], "")
+            return product(left, _dense(right).t(), bias.contiguous(), "none", [], "")  # oneDNN reads no strides of it
         return plain_addmm.call_boxed(keys, bias, left, right, beta=beta, alpha=alpha)
 
     library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]

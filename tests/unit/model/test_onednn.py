@@ -46,6 +46,8 @@ def test_transposed_slices_and_other_dtypes_are_right(onednn: None) -> None:
         assert torch.allclose((left @ right).double(), left.double() @ right.double(), atol=1e-5)
     wide = torch.randn(30, 100)[:, 20:70]  # its rows are not next to each other
     assert torch.allclose((a @ wide).double(), a.double() @ wide.double(), atol=1e-5)
+    for bias in (torch.randn(1).expand(50), torch.randn(100)[::2]):  # a bias whose numbers are not next to each other
+        assert torch.allclose(torch.addmm(bias, a, b.T).double(), bias.double() + a.double() @ b.double().T, atol=1e-5)
     assert (a.bfloat16() @ b.T.bfloat16()).dtype == torch.bfloat16
     assert torch.equal(torch.addmm(a[:, :1], a, b.T, alpha=2), torch.addmm(a[:, :1], a, b.T, alpha=2))
     assert torch.allclose(torch.addmm(torch.ones(40, 50), a, b.T, beta=3), 3 + a @ b.T, atol=1e-5)

@@ -133,8 +133,8 @@ def merge(
 ) -> MergeResult:
     """Merge the adapter of a run, a checkpoint or an adapter folder into its base, and verify the result.
 
-    ``output``: default is the ``merged`` folder of the run. ``options``: the other fields of ``MergeRequest``, such as ``dtype``,
-    ``base`` and ``overwrite``. Raises UsageError, MachineError, HubError, RunError where the result is wrong.
+    ``output``: default is the ``merged`` folder of the run. ``options``: ``base``, ``dtype``, ``max_shard_size``, ``into``,
+    ``adapters``, ``weights``, ``memory``, ``held_out_pairs`` and ``overwrite``, as fields of ``MergeRequest``. Raises UsageError, MachineError, HubError, RunError where the result is wrong.
     """
     with console_of_call(verbose) as console:
         from orpo_cli.merging.merge import merge as merge_adapters

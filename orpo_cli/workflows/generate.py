@@ -155,6 +155,11 @@ def _answer(
     """One row per prompt, with the answer of each variant under its name."""
     from orpo_cli.evaluation.answers import answer_prompts
 
+    limit = options.sampling.max_new_tokens
+    many = "" if len(prompts) == 1 else "s"
+    console.note(
+        f"answering {len(prompts):,} prompt{many}, at most {limit:,} tokens each: {', '.join(options.variants)}"
+    )
     with show_progress(console) as begin_count:
         answers = answer_prompts(
             target, prompts, options, output=output, backend=backend, note=console.note, begin_count=begin_count

@@ -21,6 +21,7 @@ from orpo_cli.workflows.init import (
     inspect_data,
     missing_model_packages,
     new_recipe_text,
+    steps_of_few_pairs,
 )
 from orpo_cli.workflows.output_file import check_output_file
 
@@ -73,14 +74,11 @@ def command(
     check_output_file(path, overwrite=force, option="NAME or --output")
     for note in inspected.notes:
         console.note(note)
-    if inspected.few_rows is not None:
-        step = "" if source else ", a step has 8 pairs"
-        console.note(
-            f"{data} has {inspected.few_rows} rows, so a fifth is held out{step}, and the training has 3 epochs"
-        )
     if inspected.doubt:
         console.warn(inspected.doubt)
     text = new_recipe_text(name, source, model, data, inspected.columns, inspected.few_rows is not None)
+    if inspected.few_rows is not None:
+        console.note(f"{data} has {inspected.few_rows} rows: {steps_of_few_pairs(text)}")
     copies = data_files_to_copy(source, path, overwrite=force) if source and not data else {}
     for file, copy in copies.items():
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -77,6 +77,14 @@ def new_recipe_text(
     return _replace_values(text, changes)
 
 
+def steps_of_few_pairs(text: str) -> str:
+    """What the recipe ``text`` has because of few pairs: held-out pairs, pairs a step, epochs."""
+    training = yaml.safe_load(text)["training"]
+    step = ", a step has 8 pairs" if STEP_OF_FEW in text else ""
+    epochs = training.get("num_train_epochs")
+    return f"few, so a fifth is held out{step}" + (f", and the training has {epochs:g} epochs" if epochs else "")
+
+
 @dataclass(frozen=True)
 class InspectedData:
     """What is known of the data of a new recipe: the `columns:` line, and lines for the user.

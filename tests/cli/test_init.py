@@ -374,6 +374,14 @@ def test_a_fifth_of_the_pairs_is_held_out_where_two_rows_are_a_pair(tmp_path, or
     assert yaml.safe_load((tmp_path / "mine.yaml").read_text())["dataset"]["eval"] == {"test_size": 0.2}
 
 
+def test_the_epochs_of_a_shipped_recipe_are_named_as_they_are(tmp_path, orpo_here):
+    data = write_pairs(tmp_path / "pairs.jsonl", 30)
+    done = orpo_here("init", "mine", "--data", data, "--output", tmp_path / "mine.yaml", "--from", "opt-1.3b-hh")
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load((tmp_path / "mine.yaml").read_text())["training"]["num_train_epochs"] == 10
+    assert "and the training has 10 epochs" in done.stderr
+
+
 @pytest.mark.parametrize(("rows", "held_out"), [(30, 0.2), (399, 0.2), (400, 0.05)])
 @pytest.mark.parametrize("shipped", [[], ["--from", "quickstart"]])
 def test_a_fifth_of_few_pairs_is_held_out(tmp_path, orpo_here, rows, held_out, shipped):
@@ -388,7 +396,7 @@ def test_a_fifth_of_few_pairs_is_held_out(tmp_path, orpo_here, rows, held_out, s
     assert ("a step has 8 pairs, and" in done.stderr) == (held_out == 0.2 and not shipped)
     if not shipped:
         assert training["gradient_accumulation_steps"] == (2 if held_out == 0.2 else 8)
-    assert (f"has {rows} rows, so a fifth is held out" in done.stderr) == (held_out == 0.2)
+    assert (f"has {rows} rows: few, so a fifth is held out" in done.stderr) == (held_out == 0.2)
     assert (
         "The values of training are those of quickstart, chosen for its own data, except learning_rate:" in done.stderr
     ) == bool(shipped)

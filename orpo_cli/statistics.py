@@ -146,3 +146,10 @@ def compare_margins(
         margin_change=weighted_mean(changes, weights),
         margin_interval=weighted_mean_interval(changes, weights),
     )
+
+
+def accuracy_limit_note(base_accuracy: float, pairs: float) -> str | None:
+    """Where the base model prefers all pairs but one rightly, its accuracy cannot grow; otherwise None."""
+    if base_accuracy * pairs < pairs - 1.001:
+        return None
+    return "the base model is right on nearly all pairs before the training, so accuracy cannot show a gain: compare the margins"

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from orpo_cli.data.prepare import PairTables
     from orpo_cli.model.model_source import ModelSource
 
 
 @dataclass(frozen=True)
 class PlannedTraining:
     """Plan of a recipe on this machine. ``estimate``: memory in bytes and time in seconds, as ``orpo plan --json`` shows it; None
-    where the model is not known. ``estimate["training"]`` has ``steps``, ``seconds`` (without evaluations) and input ``tokens`` of the
-    whole training; None where one is not known. ``warnings``: values that are probably a mistake, data that ``train`` will refuse, and of local
+    where the model is not known. ``estimate["training"]`` has ``steps``, ``seconds`` of the steps, ``evaluations``,
+    ``evaluation_seconds`` of all of them, and input ``tokens`` of the whole training; None where one is not known. ``warnings``: values that are probably a mistake, data that ``train`` will refuse, and of local
     data the rows that are dropped or changed (of files above 4 MB, among the first pairs).
     """
 
@@ -43,19 +44,34 @@ class PlannedTraining:
         It prepares all pairs as ``train`` does, which then finds them in the cache; loads the tokenizer and no weights. Raises
         DataError where ``train`` will refuse the data, HubError.
         """
+        return self._tables.report.as_dict()
+
+    def pairs(self, *rows: str | int, first: int = 3) -> list[dict[str, Any]]:
+        """Pairs token by token, as ``orpo data --json`` shows them: those of ``rows``, or the ``first`` ones.
+
+        ``rows``: numbers of pairs, or names of rows such as ``"train_dataset:17"``. Each pair has its ``part`` (train or eval), number
+        (``pair``), ``row``, and lists of ``TokenSpan`` (text, ids, purpose) as ``prompt``, ``chosen`` and ``rejected``. Raises UsageError for a
+        row without a pair, which says why it was dropped, and the errors of ``data``.
+        """
+        from orpo_cli.model.tokenizer import load_tokenizer
+        from orpo_cli.workflows.data import pairs_of_rows, spans_of_pairs
+
+        parts, names = self._tables, [str(row) for row in rows]
+        with console_of_call(verbose=False), naming_datasets(self._saved):
+            shown = {"train": parts.train.select(range(min(first, len(parts.train))))}
+            if names:
+                shown = pairs_of_rows(self.plan, parts, load_tokenizer(self._model), names)
+            return list(spans_of_pairs(self.plan, parts, shown))
+
+    @cached_property
+    def _tables(self) -> PairTables:
         from orpo_cli.data.prepare import prepare_tables
         from orpo_cli.model.tokenizer import load_tokenizer
+        from orpo_cli.workflows.data import prepare_options
 
         with console_of_call(verbose=False) as console, naming_datasets(self._saved):
-            tables = prepare_tables(
-                self.plan.dataset,
-                load_tokenizer(self._model, console.note),
-                max_length=self.plan.training["max_length"],
-                max_prompt_length=self.plan.dataset.max_prompt_length,
-                note=console.note,
-                pairs_needed=self.plan.total_pairs(),
-            )
-        return tables.report.as_dict()
+            tokenizer = load_tokenizer(self._model, console.note)
+            return prepare_tables(self.plan.dataset, tokenizer, **prepare_options(self.plan, console.note))
 
     def __repr__(self) -> str:
         model, count = self.plan.model.model_name_or_path, len(self.warnings)

@@ -26,8 +26,10 @@ def command(
     overrides: Overrides = None,
     show: Annotated[int, typer.Option(min=0, metavar="N", help="Print only the first N pairs, token by token.")] = 0,
     row: Annotated[
-        str | None,
-        typer.Option(metavar="I", help="Print only one pair: its number, or the name of its row (train.jsonl:17)."),
+        list[str] | None,
+        typer.Option(
+            metavar="I", help="Print only this pair: its number, or the name of its row (train.jsonl:17); repeatable."
+        ),
     ] = None,
     html: Annotated[
         Path | None,
@@ -42,8 +44,8 @@ def command(
 ) -> None:
     """Show what a recipe would train on: counts, dropped rows, lengths, and pairs with the loss mask of each token.
 
-    Reads the data and the tokenizer, and no weights. `orpo train` uses the
-    pairs prepared here.
+    Reads the data and the tokenizer, and no weights (a .gguf file is first
+    converted, once). `orpo train` uses the pairs prepared here.
 
     [bold]Examples[/bold]
 
@@ -56,14 +58,16 @@ def command(
     console = Console(quiet=quiet, as_json=as_json)
     if html is not None:
         check_output_file(html, overwrite=True, option="--html")
-    inspection = inspect_data(recipe, overrides, console, show=show, row=row, page=html is not None, strict=strict)
+    inspection = inspect_data(
+        recipe, overrides, console, show=show, rows=row or (), page=html is not None, strict=strict
+    )
     if html is not None:
         from orpo_cli.report.data_page import data_page
 
         atomic_write_text(html, data_page(inspection.page_content()))
         console.note(f"wrote {html}")
     if not as_json:
-        terminal, only_pairs = console.out.is_terminal, html is None and (show > 0 or row is not None)
+        terminal, only_pairs = console.out.is_terminal, html is None and (show > 0 or bool(row))
         if only_pairs:
             view = _pairs_view(inspection, recipe, coloured=terminal and not console.out.no_color)
         else:

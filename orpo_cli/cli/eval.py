@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +9,6 @@ import typer
 from orpo_cli.cli.options import ChatTemplate, Json, Quiet, RunOrModel
 from orpo_cli.report.console import Console, wrap_words
 from orpo_cli.report.progress import show_progress, show_status
-from orpo_cli.report.run_summary import accuracy_limit_note
 from orpo_cli.workflows.remote_code import warn_about_remote_code
 
 METRICS = (
@@ -93,7 +91,7 @@ def command(
             f"{variant}: scores of {source['computed']}, computed by {source['by']} (--recompute computes them again)"
         )
     console.result(_table(document))
-    for text in (*_findings(document), _legend(document)):
+    for text in (*document["findings"], _legend(document)):
         console.result(wrap_words(text, console.out.width))
     console.document(document)
     if run is not None:  # after the output: the disk may be full or read-only
@@ -121,22 +119,6 @@ def _table(document: dict[str, Any]) -> Any:
                 cells[-1] += f"\n{change['pairs_won']} won, {change['pairs_lost']} lost\np {change['p_value']:.2g}"
         table.add_row(title, *(Text(cell, justify="right") for cell in cells))
     return table
-
-
-def _findings(document: dict[str, Any]) -> Iterator[str]:
-    """What the figures say about the training, where that is easily read wrongly."""
-    if not document["change"]:
-        return
-    interval = document["change"]["intervals"]["margin"]
-    what_to_do = "(more pairs, more epochs or a higher learning rate may help: orpo explain accuracy-unchanged)"
-    if interval is not None and interval[0] > 0:
-        yield "the margin grew, by more than chance: the interval of its change is above 0"
-    elif interval is not None and interval[1] < 0:
-        yield f"the margin fell: the interval of its change is below 0 {what_to_do}"
-    elif interval is not None:
-        yield f"no measurable change of the margin: the interval of the change contains 0 {what_to_do}"
-    if note := accuracy_limit_note(document["models"]["base"]["rewards/accuracies"], document["pairs"]):
-        yield note
 
 
 def _legend(document: dict[str, Any]) -> str:

@@ -116,7 +116,7 @@ def command(
                 overwrite=overwrite,
             ),
             note=console.note,
-            progress=begin_count("tensors"),
+            begin_count=begin_count,
         )
     for line in result.summary_lines():
         console.note(line)

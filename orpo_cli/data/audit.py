@@ -44,10 +44,11 @@ class LengthBias:
         """Warning for a strong bias, else None. A few pairs are no evidence."""
         if self.pairs < MIN_PAIRS_FOR_BIAS or abs(self.correlation) < LENGTH_BIAS_THRESHOLD:
             return None
-        longer = "longer" if self.correlation > 0 else "shorter"
+        longer, difference = "longer" if self.correlation > 0 else "shorter", abs(self.mean_difference)
         return (
-            f"chosen completions are {longer}: the model may learn length instead of quality (chosen is longer in {self.chosen_longer:.0%}, "
-            f"shorter in {self.rejected_longer:.0%} of the pairs; correlation of length and preference {self.correlation:+.2f})"
+            f"chosen completions are {longer} by {difference:.0f} tokens on average: the model may learn length instead of quality (chosen is "
+            f"longer in {self.chosen_longer:.0%}, shorter in {self.rejected_longer:.0%} of the pairs; correlation of length and preference "
+            f"{self.correlation:+.2f})"
         )
 
 

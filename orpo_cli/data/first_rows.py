@@ -95,6 +95,7 @@ class FoundColumns:
     mapping: dict[str, str]
     used: list[str]  # names in the data
     unused: list[str]
+    scores: list[str]  # of the unused ones, those that `min_score_margin` and `weight_by` read
     other_prompts: list[str]  # columns that may be the prompt as well as the mapped one
     few_rows: int | None  # rows of the file, if they form few pairs
 
@@ -127,14 +128,15 @@ def find_columns(path: Path) -> FoundColumns | None:
         mapping = proposed
     renamed = [rename_columns(row, mapping) for row in rows]
     format_ = detect_format(renamed, source.format, str(path), columns=mapping)
-    read = {*format_.columns, *SCORE_COLUMNS, "weight"}
+    read = {*format_.columns, *mapping}
     names = list(dict.fromkeys(str(name) for row in renamed if isinstance(row, dict) for name in row))
     unused = [name for name in names if name not in read]
+    scores = [name for name in unused if name in SCORE_COLUMNS]
     others = prompt_candidates(rows, (*mapping.values(), *read)) if "prompt" in mapping else []
     used = [mapping.get(name, name) for name in names if name in read]
     limit = FEW_PAIRS if format_.group is None else 2 * FEW_PAIRS
     count = count_first_rows(path, limit)
-    return FoundColumns(format_.name, mapping, used, unused, others, count if 0 < count < limit else None)
+    return FoundColumns(format_.name, mapping, used, unused, scores, others, count if 0 < count < limit else None)
 
 
 def _missing_prompt(format_: Format, rows: list[Any]) -> dict[str, str]:

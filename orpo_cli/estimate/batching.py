@@ -174,6 +174,30 @@ def steps_per_epoch(plan: Plan, pairs: int) -> int:
     return math.ceil(_used_in_epoch(plan, pairs) / plan.launch.pairs_per_step)
 
 
+def due_steps(strategy: str, every: float, steps_per_epoch: int, total: int) -> Sequence[int]:
+    """The steps after which a strategy of the Trainer evaluates or saves. Its strategy "best" saves at evaluations, at no known ones."""
+    if strategy == "steps" and every >= 1:
+        return range(int(every), total + 1, int(every))
+    if strategy == "epoch":
+        return [*range(steps_per_epoch, total, steps_per_epoch), total]
+    return ()
+
+
+def evaluation_steps(plan: Plan, steps: int, pairs: int | None) -> list[int]:
+    """The steps after which a run of ``steps`` on ``pairs`` evaluates; 0: before the first step."""
+    training = plan.training
+    strategy, every = training.get("eval_strategy", "no"), training.get("eval_steps") or 1
+    if strategy == "no":
+        return []
+    per_epoch = steps_per_epoch(plan, pairs) if pairs else steps
+    due = set(due_steps(strategy, math.ceil(steps * every) if every < 1 else every, max(1, per_epoch), steps))
+    delay = training.get("eval_delay") or 0
+    due = {each for each in due if each >= delay * (per_epoch if strategy == "epoch" else 1)}
+    if strategy == "steps" and steps >= delay:
+        due.add(steps)  # ``training.interrupt.evaluation_is_missing``
+    return sorted(due | {0} if training.get("eval_on_start") else due)
+
+
 def _used_in_epoch(plan: Plan, pairs: int) -> int:
     """Pairs of an epoch, of so many. transformers' ``BatchRebalanceSampler`` drops an incomplete step, others an incomplete batch."""
     whole_steps = plan.training.get("train_sampling_strategy") == "batch_rebalance"

@@ -44,8 +44,8 @@ def estimate_throughput(plan: Plan, inputs: EstimateInputs) -> Throughput:
     pairs = pairs_of_process(plan)
     each = mean.packed if plan.engine.fast_path != "off" else 2 * mean.longest
     tokens = pairs * each
-    # a multiplication and an addition a weight: forward, for the gradient of the input, and of the weight if it is trained
-    passes = 2 + (plan.lora is None) + uses_checkpointing(plan)
+    # a multiplication and an addition a weight
+    passes = _passes(plan)
     squares = sum((mean.prompt + completion) ** 2 for completion in mean[1:])
     attention = 2 * facts.num_hidden_layers * facts.hidden_size * squares * pairs
     flops = passes * (2.0 * facts.active_parameters * tokens + attention)
@@ -61,6 +61,20 @@ def estimate_throughput(plan: Plan, inputs: EstimateInputs) -> Throughput:
         milliseconds = LAUNCH_SECONDS * 1000
         how = f"{milliseconds:.0f} ms a layer and micro-batch to launch it, which takes longer than computing it"
     return Throughput(pairs, tokens, flops, max(seconds, launching), how)
+
+
+def evaluation_seconds(plan: Plan, inputs: EstimateInputs, step: Throughput, pairs: int) -> float | None:
+    """Seconds of an evaluation of so many held-out pairs, of the mean length of the training pairs: forward alone, packed."""
+    if step.seconds is None:
+        return None
+    mean = inputs.lengths.mean
+    share = 1.0 if plan.engine.fast_path != "off" else mean.packed / (2 * mean.longest)
+    return step.seconds / step.pairs / _passes(plan) * share * pairs / plan.launch.num_processes
+
+
+def _passes(plan: Plan) -> int:
+    """Passes through the weights: forward, for the gradient of the input, and of the weight if it is trained; forward again."""
+    return 2 + (plan.lora is None) + uses_checkpointing(plan)
 
 
 def _speed(plan: Plan, machine: Machine) -> tuple[float | None, str]:

@@ -24,7 +24,7 @@ from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
 from orpo_cli.redaction import redact_record
 from orpo_cli.run_records import write_record
 from orpo_cli.rundir import RunDir
-from orpo_cli.statistics import compare_margins
+from orpo_cli.statistics import accuracy_limit_note, compare_margins
 
 
 def evaluate(
@@ -52,19 +52,21 @@ def evaluate(
     evaluation = _Evaluation(target, held_out_pairs.rows, options, scorer or PairScorer(), progress)
     with computing_as_in_training(target.plan):
         scores, kept = evaluation.scores(recompute)
+    models = {variant: {**_metrics(each, beta), "intervals": intervals(each, beta)} for variant, each in scores.items()}
+    change, pairs = _change(scores, beta), len(held_out_pairs.rows)
+    before: Any = models["base"]["rewards/accuracies"] if "base" in models else None
     document: dict[str, Any] = {
         "status": "evaluated",
         "name": target.name,
         "orpo_cli": __version__,
         "data": redact_record(held_out_pairs.source),
-        "pairs": len(held_out_pairs.rows),
+        "pairs": pairs,
         "pairs_available": held_out_pairs.available,
         "same_as_in_training": held_out_pairs.same_as_in_training,
         "beta": beta,
-        "models": {
-            variant: {**_metrics(each, beta), "intervals": intervals(each, beta)} for variant, each in scores.items()
-        },
-        "change": _change(scores, beta),
+        "models": models,
+        "change": change,
+        "findings": [] if change is None else list(_findings(change, before, pairs)),
         "reused": {} if kept is None else {"base": kept.as_record()},
         "seconds": round(time.monotonic() - started, 1),
         "scores": _scores_by_pair(held_out_pairs, scores),
@@ -165,6 +167,20 @@ def _change(scores: dict[Variant, PairScores], beta: float) -> dict[str, Any] | 
 def _metrics(scores: PairScores, beta: float) -> dict[str, float]:
     """TRL's metrics, and the margin without beta, which can be compared between runs of different beta."""
     return {**preference_metrics(scores, beta), "margin": weighted_mean(margins_of(scores), scores.weights)}
+
+
+def _findings(change: dict[str, Any], base_accuracy: float, pairs: int) -> Iterator[str]:
+    """What the figures say about the training, where that is easily read wrongly."""
+    interval = change["intervals"]["margin"]
+    what_to_do = "(more pairs, more epochs or a higher learning rate may help: orpo explain accuracy-unchanged)"
+    if interval is not None and interval[0] > 0:
+        yield "the margin grew, by more than chance: the interval of its change is above 0"
+    elif interval is not None and interval[1] < 0:
+        yield f"the margin fell: the interval of its change is below 0 {what_to_do}"
+    elif interval is not None:
+        yield f"no measurable change of the margin: the interval of the change contains 0 {what_to_do}"
+    if note := accuracy_limit_note(base_accuracy, pairs):
+        yield note
 
 
 def _scores_by_pair(held_out_pairs: HeldOutPairs, scores: dict[Variant, PairScores]) -> list[dict[str, Any]]:

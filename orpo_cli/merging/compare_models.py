@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from orpo_cli.evaluation.answers import BeginCount
+
 # Allowed difference of logits, by the dtype they are computed in. Measured on SmolLM2-135M (30 layers, logits up to 42):
 # in float32 1.4e-4 absolute, 5e-6 relative (the absolute limit is for logits of that size, the relative one for larger
 # logits); in bfloat16, used if float32 does not fit into memory, 0.06 relative, same top token at 99 % of positions.
@@ -45,12 +47,13 @@ MAX_NEW_TOKENS = 32
 
 @dataclass(frozen=True)
 class ComparisonInputs:
-    """Inputs of both models."""
+    """Inputs of both models. ``begin_count`` shows how many held-out pairs are scored."""
 
     tokenizer: PreTrainedTokenizerBase
     prompts: list[Tensor]
     eos_token_ids: list[int]
     held_out_metrics: HeldOutMetrics | None
+    begin_count: BeginCount
 
 
 @dataclass
@@ -77,15 +80,17 @@ def compare_models(
     pairs = 0 if inputs.held_out_metrics is None else inputs.held_out_metrics.pairs
     inputs_text = f"{len(inputs.prompts)} prompts" + (f" and {pairs} held-out pairs" if pairs else "")
     note(f"comparing with the unmerged model in {dtype} on {inputs_text}: 1 of 2, the unmerged model")
-    trained = reference = _run_model(load_trained_model(target, vocab_size, dtype), inputs)
+    trained = reference = _run_model(load_trained_model(target, vocab_size, dtype), inputs, "unmerged")
     gc.collect()
     if target.merged_quantization != target.quantization:
-        logits_only = ComparisonInputs(inputs.tokenizer, inputs.prompts, [], None)
-        reference = _run_model(load_on_original_base(target, vocab_size, dtype), logits_only)
+        logits_only = replace(inputs, eos_token_ids=[], held_out_metrics=None)
+        reference = _run_model(load_on_original_base(target, vocab_size, dtype), logits_only, "unmerged")
         gc.collect()
     note("comparing: 2 of 2, the merged model")
     section = with_cpu_attention(target.section)
-    merged = _run_model(_load_saved_model(folder, inputs.eos_token_ids, section=section, dtype=dtype), inputs)
+    saved = _load_saved_model(folder, inputs.eos_token_ids, section=section, dtype=dtype)
+    merged = _run_model(saved, inputs, "merged")
+    del saved
     gc.collect()
 
     difference = compare_logits(reference.logits, merged.logits)
@@ -137,10 +142,12 @@ def _load_saved_model(folder: Path, eos_token_ids: list[int], *, section: ModelP
     return model
 
 
-def _run_model(model: PreTrainedModel | PeftModel, inputs: ComparisonInputs) -> _ModelOutputs:
-    """Outputs of a model. Logits come first: generation may change how quantized layers compute (set_compute_dtype)."""
+def _run_model(model: PreTrainedModel | PeftModel, inputs: ComparisonInputs, name: str) -> _ModelOutputs:
+    """Outputs of the model ``name``. Logits come first: generation may change how quantized layers compute (set_compute_dtype)."""
     logits = compute_logits(model, inputs.prompts)
-    held_out = inputs.held_out_metrics(model) if inputs.held_out_metrics is not None else None
+    held_out = None
+    if inputs.held_out_metrics is not None:
+        held_out = inputs.held_out_metrics(model, inputs.begin_count(f"scoring answers, {name}"))
     return _ModelOutputs(logits, _answers_ended(model, inputs) if inputs.eos_token_ids else [], held_out)
 
 

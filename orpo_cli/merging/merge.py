@@ -22,7 +22,6 @@ from orpo_cli.merging.merge_record import FILE_NAME, MergeRecord, adapter_digest
 from orpo_cli.merging.merge_target import MergeRequest, MergeTarget, is_same_folder, resolve_target
 from orpo_cli.merging.meta_model import build_meta_model
 from orpo_cli.merging.peft_adapters import check_mergeable
-from orpo_cli.merging.sharded_merge import Progress
 from orpo_cli.merging.verification import VerificationInputs, verify_merge
 from orpo_cli.merging.write_model import write_merged_model
 from orpo_cli.model.file_size import parse_size
@@ -31,6 +30,8 @@ from orpo_cli.temporary_directory import temporary_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from orpo_cli.evaluation.answers import BeginCount, Progress
 
 Note = Callable[[str], None]
 # Fields of the record that ``--json`` shows.
@@ -106,14 +107,14 @@ def merge(
     request: MergeRequest,
     *,
     note: Note = lambda text: None,
-    progress: Progress = lambda done, total: None,
+    begin_count: BeginCount | None = None,
 ) -> MergeResult:
-    """Merge adapters into their base and verify the result. ``progress`` counts tensors.
+    """Merge adapters into their base and verify the result. ``begin_count`` shows how many tensors and held-out pairs are done.
 
     Raises UsageError if the adapters cannot be merged, MachineError if disk space or memory is short, RunError if the result
     is wrong. A merge that failed its verification twice is kept next to ``output``; other failures leave no files.
     """
-    started = time.monotonic()
+    started, begin_count = time.monotonic(), begin_count or _hide_count
     target = resolve_target(request)
     remove_leftovers(target.output.absolute().parent)
     parse_size(target.max_shard_size, "--max-shard-size")
@@ -127,7 +128,7 @@ def merge(
         check_mergeable(target.adapters, quantized=target.quantization is not None)
         tokenizer = _load_tokenizer(target)
         merge_started = time.monotonic()
-        written = write_merged_model(folder, target, tokenizer, note, progress)
+        written = write_merged_model(folder, target, tokenizer, note, begin_count("tensors"))
         record = replace(
             record,
             way=written.method,
@@ -137,7 +138,7 @@ def merge(
             seconds={"merge": round(time.monotonic() - merge_started, 2)},
         )
         verification_started = time.monotonic()
-        inputs = VerificationInputs(folder, target, written, tokenizer, request.held_out_pairs, note)
+        inputs = VerificationInputs(folder, target, written, tokenizer, request.held_out_pairs, note, begin_count)
         record = verify_merge(record, inputs)
         record.seconds["verification"] = round(time.monotonic() - verification_started, 2)
         files = {
@@ -148,6 +149,10 @@ def merge(
             raise _keep_unverified(record, folder, target.output)
         record.write(folder)
     return MergeResult(target.output, False, record, time.monotonic() - started)
+
+
+def _hide_count(_: str) -> Progress:
+    return lambda done, total, detail="": None
 
 
 def _readable_target(target: MergeTarget, scratch: Path, note: Note) -> MergeTarget:

@@ -24,6 +24,8 @@ from orpo_cli.verify.resources import choose_compute_dtype, compute_bytes, free_
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from orpo_cli.evaluation.answers import BeginCount
+
 
 @dataclass(frozen=True)
 class VerificationInputs:
@@ -35,6 +37,7 @@ class VerificationInputs:
     tokenizer: PreTrainedTokenizerBase
     held_out_pairs: int
     note: Callable[[str], None]
+    begin_count: BeginCount
 
 
 def verify_merge(record: MergeRecord, inputs: VerificationInputs) -> MergeRecord:
@@ -87,6 +90,6 @@ def _compare_with_unmerged(record: MergeRecord, inputs: VerificationInputs, dtyp
     if dtype != "float32":
         note(f"the model does not fit into memory in float32: logits are compared in {dtype}.")
     metrics = make_held_out_metrics(target.rundir, tokenizer, inputs.held_out_pairs, note)
-    comparison = ComparisonInputs(tokenizer, prompts, written.eos_token_ids, metrics)
+    comparison = ComparisonInputs(tokenizer, prompts, written.eos_token_ids, metrics, inputs.begin_count)
     record = replace(record, prompts={"built_in": len(general), "from_run": len(from_run)})
     return compare_models(record, inputs.folder, target, written.resized_vocab_size, dtype, comparison, note)

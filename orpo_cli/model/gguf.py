@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import shutil
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -16,8 +16,10 @@ from orpo_cli.cache_entry import Note, cached_entry
 from orpo_cli.errors import MachineError
 from orpo_cli.model.load_errors import explain_load_errors
 
+_log = logging.getLogger(__name__)
 
-def convert_gguf_cached(path: Path, note: Note = warnings.warn) -> Path:
+
+def convert_gguf_cached(path: Path, note: Note = _log.warning) -> Path:
     """The folder of the converted model of ``path`` (.gguf), in float32. The first use converts it (seconds to minutes).
 
     The cache is in ``$ORPO_CACHE`` or ``$XDG_CACHE_HOME/orpo-cli``. Its key is the file's content and transformers' version,

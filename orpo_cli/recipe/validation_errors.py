@@ -119,6 +119,9 @@ def _problem(path: Path, details: list[ErrorDetails], source_map: SourceMap | No
     value = detail["input"]
     message = f"must be {' or '.join(rules)}, but {_describe_value(format_path(path), value, source_map)}."
     remedy = missing_space(str(path[-1])) if path and value is None else _remedy(value, details)
+    is_source = path[:2] in (("dataset", "train"), ("dataset", "eval")) and all(isinstance(at, int) for at in path[2:])
+    if is_source and isinstance(value, str) and remedy is None:
+        remedy = f"Write it as the path of a source: `{{path: {value}}}`."
     return Problem("invalid-value", message, format_path(path), remedy=remedy)
 
 

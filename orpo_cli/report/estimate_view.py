@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from orpo_cli.estimate.batching import evaluation_steps
 from orpo_cli.estimate.fit_to_memory import memory_savings, verdict
 from orpo_cli.estimate.memory import EstimateInputs, trace_largest_micro_batch
 from orpo_cli.estimate.strategies import STRATEGIES, StrategyEstimate, obstacle
 from orpo_cli.estimate.strategy_choice import compare_strategies, estimate_plan
-from orpo_cli.estimate.throughput import Throughput, estimate_throughput
+from orpo_cli.estimate.throughput import Throughput, estimate_throughput, evaluation_seconds
 from orpo_cli.planning.plan import Plan
 from orpo_cli.report.plan_steps import planned_steps
 
@@ -26,8 +27,8 @@ def estimate_document(
     """Memory in bytes by part at the peak of a step, tokens and seconds per step, and savings if it does not fit.
 
     For several processes all of this is of one of them, and a comparison of the strategies follows, unless ``compare`` is false.
-    ``training`` has the totals of all steps and processes, without evaluations; None where one is not known. ``rows``: about how many
-    pairs there are, where they were not measured.
+    ``training`` has the totals of all steps and processes, the number of evaluations and the seconds of all of them, which are not in
+    ``seconds``; None where one is not known. ``rows``: about how many pairs there are, where they were not measured.
     """
     memory, step = estimate_plan(plan, sizing), estimate_throughput(plan, sizing)
     fit = verdict(memory, sizing)
@@ -44,7 +45,7 @@ def estimate_document(
         "verdict": fit,
         "savings": [{"setting": each.setting, "total_bytes": round(each.total)} for each in savings],
         "step": asdict(step),
-        "training": _totals(plan, step, len(sizing.lengths.pairs) if sizing.lengths.measured else rows),
+        "training": _totals(plan, sizing, step, len(sizing.lengths.pairs) if sizing.lengths.measured else rows),
         "lengths": "of the pairs" if sizing.lengths.measured else "the maximum that max_length allows",
         "data_notes": list(sizing.lengths.notes),
         "activations": "traced" if untraced is None else f"roughly, from the widths of the layers ({untraced})",
@@ -53,14 +54,18 @@ def estimate_document(
     }
 
 
-def _totals(plan: Plan, step: Throughput, pairs: int | None) -> dict[str, Any]:
+def _totals(plan: Plan, sizing: EstimateInputs, step: Throughput, pairs: int | None) -> dict[str, Any]:
     steps = planned_steps(plan, pairs)
     if steps is None:
-        return {"steps": None, "seconds": None, "tokens": None}
+        return dict.fromkeys(("steps", "seconds", "tokens", "evaluations", "evaluation_seconds"))
+    evaluations, held_out = len(evaluation_steps(plan, steps, pairs)), sizing.lengths.held_out
+    each = None if held_out is None else evaluation_seconds(plan, sizing, step, held_out)
     return {
         "steps": steps,
         "seconds": None if step.seconds is None else step.seconds * steps,
         "tokens": step.tokens * plan.launch.num_processes * steps,
+        "evaluations": evaluations,
+        "evaluation_seconds": 0.0 if not evaluations else None if each is None else each * evaluations,
     }
 
 

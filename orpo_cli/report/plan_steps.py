@@ -37,6 +37,9 @@ def describe_schedule(plan: Plan, steps: int | None, pairs: int | None, done: in
     elif pairs and (in_epoch := steps_per_epoch(plan, pairs)):
         epochs = steps / in_epoch
         text += f", {_epochs_text(f'{epochs:,.0f}' if epochs >= 100 else f'{epochs:.2g}')}"
+        if steps < in_epoch:
+            taken = f"{steps * plan.launch.pairs_per_step:,} of {'the' if measured else 'about'} {pairs:,} pairs"
+            text += f" ({taken})"
     if done:
         text += f"; {done:,} done, {steps_left(steps, done):,} left"
     return f"{text}; {_timing(training, 'eval', 'evaluation', steps)}, {_timing(training, 'save', 'checkpoint', steps)}"

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from orpo_cli.control_characters import one_line
+from orpo_cli.estimate.batching import evaluation_steps
 from orpo_cli.estimate.memory import EstimateInputs
 from orpo_cli.estimate.parameter_counts import count_trained_by_adapter
 from orpo_cli.memory_dataset import source_label
@@ -113,7 +114,7 @@ def _entries(
     yield "rate", [f"{rate}, {describe_warmup(training, steps)}, {training['optim']}"]
     if estimate is not None:
         yield "memory", _memory(estimate, screen)
-        yield "time", [_time(plan, estimate["step"], steps, done, estimate["lengths"] == "of the pairs")]
+        yield "time", [_time(plan, estimate, steps, count, done)]
     elif inputs is None:
         name = short_path(values["model"]["model_name_or_path"])
         yield (
@@ -192,8 +193,9 @@ def _memory(estimate: dict[str, Any], screen: Screen) -> list[str]:
     return [text, kind + shares, *(f"with {each['setting']}: {each['total_bytes'] / 1e9:.1f} GB" for each in savings)]
 
 
-def _time(plan: Plan, step: dict[str, Any], steps: int | None, done: int, is_measured: bool) -> str:
-    about = "about" if is_measured else "at most, for pairs of max_length:"
+def _time(plan: Plan, estimate: dict[str, Any], steps: int | None, pairs: int | None, done: int) -> str:
+    step, total = estimate["step"], estimate["training"]
+    about = "about" if estimate["lengths"] == "of the pairs" else "at most, for pairs of max_length:"
     tokens = step["tokens"] * plan.launch.num_processes
     kind = "each prompt twice" if plan.engine.fast_path == "off" else "all but the last of each completion"
     amount = f"a full step has {_count(tokens)} input tokens ({kind})"
@@ -204,10 +206,16 @@ def _time(plan: Plan, step: dict[str, Any], steps: int | None, done: int, is_mea
         amount += "; longer beside other programs"
     if steps is None:
         return f"{about} {each}; {amount}"
-    evaluations = "" if plan.training.get("eval_strategy", "no") == "no" else " without evaluations"
-    left = steps_left(steps, done)
-    rest = f" for the {left:,} steps left" if done else ""
-    return f"{about} {duration_text(step['seconds'] * left)}{rest}{evaluations}: {each}; {amount}"
+    left, seconds = steps_left(steps, done), step["seconds"] * steps_left(steps, done)
+    rest, evaluations = f" for the {left:,} steps left" if done else "", ""
+    due = [at for at in evaluation_steps(plan, steps, pairs) if at > done or not done]
+    if due and total["evaluation_seconds"] is None:
+        evaluations = " without evaluations"
+    elif due:
+        evaluating = total["evaluation_seconds"] / total["evaluations"] * len(due)
+        seconds += evaluating
+        evaluations = f", {duration_text(evaluating)} of it for {len(due)} evaluation{'s' * (len(due) != 1)}"
+    return f"{about} {duration_text(seconds)}{rest}{evaluations}: {each}; {amount}"
 
 
 def _decisions(plan: Plan, width: int | None, lines: int) -> Iterator[str]:

@@ -10,6 +10,7 @@ from orpo_cli.json_files import is_number, object_or_empty
 from orpo_cli.report.plan_summary import nll_tokens, short_path, wrap_with_indent
 from orpo_cli.report.remaining_time import duration_text
 from orpo_cli.report.run_history import MARGIN, RunHistory, metric_value
+from orpo_cli.statistics import accuracy_limit_note
 
 LABEL_WIDTH = 11
 
@@ -62,13 +63,6 @@ def _epochs(record: dict[str, Any]) -> str:
     """`` in 2 epochs``: each of them counts its pairs."""
     epochs = record.get("epoch")
     return f" in {epochs:.2g} epochs" if is_number(epochs) and epochs > 1 else ""
-
-
-def accuracy_limit_note(base_accuracy: float, pairs: float) -> str | None:
-    """Where the base model prefers all pairs but one rightly, its accuracy cannot grow; otherwise None."""
-    if base_accuracy * pairs < pairs - 1.001:
-        return None
-    return "the base model is right on nearly all pairs before the training, so accuracy cannot show a gain: compare the margins"
 
 
 def _loss_terms(history: RunHistory, first: dict[str, Any], last: dict[str, Any]) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from transformers import TrainerCallback, TrainerState
 
+from orpo_cli.estimate.batching import due_steps
 from orpo_cli.training.metrics_log import TrainingObserver
 
 EVALUATED_IN_A_STEP = (
@@ -43,12 +43,3 @@ class ScheduleCallback(TrainerCallback):
 def evaluation_status(step: int) -> str:
     """The status during an evaluation: before the first step it is one of the base."""
     return "evaluating" if step else "evaluating the base"
-
-
-def due_steps(strategy: str, every: float, steps_per_epoch: int, total: int) -> Sequence[int]:
-    """The steps after which a strategy of the Trainer evaluates or saves. Its strategy "best" saves at evaluations, at no known ones."""
-    if strategy == "steps" and every >= 1:
-        return range(int(every), total + 1, int(every))
-    if strategy == "epoch":
-        return [*range(steps_per_epoch, total, steps_per_epoch), total]
-    return ()

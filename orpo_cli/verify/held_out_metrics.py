@@ -6,10 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import OrpoError
+from orpo_cli.planning.plan import Plan
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from orpo_cli.evaluation.preference_scores import PairScorer, Progress
 
 METRICS = {"loss": "nll_loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"}
 
@@ -17,32 +20,35 @@ METRICS = {"loss": "nll_loss", "accuracy": "rewards/accuracies", "margin": "rewa
 class HeldOutMetrics:
     """Loss (NLL per token), accuracy and margin of a model on held-out pairs."""
 
-    def __init__(self, rows: list[dict[str, Any]], beta: float) -> None:
-        self.rows, self.beta = rows, beta
+    def __init__(self, rows: list[dict[str, Any]], plan: Plan, scorer: PairScorer) -> None:
+        self.rows, self.scorer = rows, scorer
+        self.beta = float(plan.training["beta"])
+        self.loss_on_prompt = bool(plan.training.get("loss_on_prompt", True))
 
     @property
     def pairs(self) -> int:
         """Their number."""
         return len(self.rows)
 
-    def __call__(self, model: Any) -> dict[str, float]:
-        """The metrics of ``model``, with the number of pairs."""
+    def __call__(self, model: Any, progress: Progress | None = None) -> dict[str, float]:
+        """The metrics of ``model``, with the number of pairs. ``progress`` receives how much is scored."""
         from orpo_cli.evaluation.metrics import preference_metrics
-        from orpo_cli.evaluation.preference_scores import score_pairs
 
-        metrics = preference_metrics(score_pairs(model, self.rows), self.beta)
+        scores = self.scorer(model, self.rows, loss_on_prompt=self.loss_on_prompt, progress=progress)
+        metrics = preference_metrics(scores, self.beta)
         return {"pairs": self.pairs, **{name: metrics[each] for name, each in METRICS.items()}}
 
 
 def make_held_out_metrics(
     rundir: RunDir | None, tokenizer: PreTrainedTokenizerBase, max_pairs: int, note: Callable[[str], None]
 ) -> HeldOutMetrics | None:
-    """The metrics on the first ``max_pairs`` held-out pairs.
+    """The metrics on the first ``max_pairs`` held-out pairs, computed as `orpo eval` does.
 
     None if the run has no held-out pairs, or if they cannot be loaded, which is noted.
     """
     from orpo_cli.evaluation.eval_target import EvalTarget
     from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
+    from orpo_cli.training.packed_scoring import make_scorer
 
     if rundir is None or max_pairs < 1:
         return None
@@ -59,4 +65,4 @@ def make_held_out_metrics(
         return None
     if not held_out_pairs.rows:
         return None
-    return HeldOutMetrics(held_out_pairs.rows, float(plan.training["beta"]))
+    return HeldOutMetrics(held_out_pairs.rows, plan, make_scorer(plan, rundir.read_run()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,12 @@ from orpo_cli.report.console import Console
 from orpo_cli.workflows.plan import build_plan, check_local_data, load_recipe_reporting
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from orpo_cli.data.audit import Audit
     from orpo_cli.data.dropped_rows import DroppedRow
     from orpo_cli.data.pair import RowRejected
-    from orpo_cli.data.prepare import PairTables
+    from orpo_cli.data.prepare import PairTables, PrepareOptions
     from orpo_cli.data.report import DataReport
     from orpo_cli.data.table import PairTable
     from orpo_cli.report.data_page import PageContent
@@ -67,18 +69,18 @@ def inspect_data(
     console: Console,
     *,
     show: int = 0,
-    row: str | None = None,
+    rows: Sequence[str] = (),
     page: bool = False,
     strict: bool = False,
 ) -> DataInspection:
     """Prepare the pairs of a recipe as training would, and summarize them; loads the tokenizer and no weights.
 
-    ``show``: the first pairs to show. ``row``: the pairs to show instead, by number or the name of a row. ``page``:
+    ``show``: the first pairs to show. ``rows``: the pairs to show instead, by number or the name of a row. ``page``:
     collect what the HTML page has: ``show`` pairs (0: 1,000) and the dropped rows, for which the cache is not used.
     """
     from orpo_cli.data.audit import audit
-    from orpo_cli.data.dropped_rows import DroppedRows, DropsOfRow
-    from orpo_cli.data.prepare import PrepareOptions, prepare_tables
+    from orpo_cli.data.dropped_rows import DroppedRows
+    from orpo_cli.data.prepare import prepare_tables
     from orpo_cli.model.tokenizer import load_tokenizer
 
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
@@ -86,60 +88,88 @@ def inspect_data(
     plan, source, *_ = build_plan(loaded, console, to_train=False, strict=strict)
     tokenizer = load_tokenizer(source, console.note)
     dropped = DroppedRows(PAGE_DROPPED_ROWS) if page else None
-    options = PrepareOptions(
-        max_length=plan.training["max_length"],
-        max_prompt_length=plan.dataset.max_prompt_length,
-        note=console.note,
-        pairs_needed=plan.total_pairs(),
-    )
-    parts = prepare_tables(plan.dataset, tokenizer, dropped=dropped, **options)
+    parts = prepare_tables(plan.dataset, tokenizer, dropped=dropped, **prepare_options(plan, console.note))
     tables = {"train": parts.train} | ({"eval": parts.eval} if parts.eval is not None else {})
     audits = {part: audit(table, parts.report.max_length) for part, table in tables.items()}
-    loss_on_prompt = bool(plan.training.get("loss_on_prompt", True))
-    shown = {"train": _first(parts.train, show)} if row is None else _find_pair(parts, row)
-    if row is not None and not shown:
-        drops = DropsOfRow(name=row)
-        if not row.isdigit() and parts.report.dropped:  # the cache has no drops: the rows are read again
-            options["note"] = lambda _: None
-            prepare_tables(plan.dataset, tokenizer, dropped=drops, **options)
-        raise _no_pair_error(parts, row, drops.rejections)
-    in_page = shown if row is not None else {part: _first(table, show or PAGE_PAIRS) for part, table in tables.items()}
+    shown = pairs_of_rows(plan, parts, tokenizer, rows) if rows else {"train": _first(parts.train, show)}
+    in_page = shown if rows else {part: _first(table, show or PAGE_PAIRS) for part, table in tables.items()}
     return DataInspection(
         plan.name,
         parts.report,
         audits,
         _count_steps(plan, len(parts.train)),
-        [{"part": part, **pair} for part, table in shown.items() for pair in _spans_of(table, parts, loss_on_prompt)],
-        loss_on_prompt,
-        page_pairs=[] if dropped is None else list(_page_pairs(in_page, parts, loss_on_prompt)),
+        list(spans_of_pairs(plan, parts, shown)),
+        _loss_on_prompt(plan),
+        page_pairs=[] if dropped is None else list(_page_pairs(plan, parts, in_page)),
         page_dropped=[] if dropped is None else dropped.rows,
     )
 
 
-def _page_pairs(tables: dict[str, PairTable], parts: PairTables, loss_on_prompt: bool) -> Iterator[dict[str, Any]]:
+def prepare_options(plan: Plan, note: Callable[[str], None]) -> PrepareOptions:
+    """How ``prepare_tables`` prepares the pairs as the training of ``plan`` does."""
+    from orpo_cli.data.prepare import PrepareOptions
+
+    return PrepareOptions(
+        max_length=plan.training["max_length"],
+        max_prompt_length=plan.dataset.max_prompt_length,
+        note=note,
+        pairs_needed=plan.total_pairs(),
+    )
+
+
+def _loss_on_prompt(plan: Plan) -> bool:
+    return bool(plan.training.get("loss_on_prompt", True))
+
+
+def _page_pairs(plan: Plan, parts: PairTables, tables: dict[str, PairTable]) -> Iterator[dict[str, Any]]:
     from orpo_cli.data.table import PARTS
 
     for part, table in tables.items():
         full = zip(*(table.full_token_counts(name).tolist() for name in PARTS), strict=True)
-        for lengths, pair in zip(full, _spans_of(table, parts, loss_on_prompt), strict=True):
-            yield {"part": part, "full": list(lengths), **pair}
+        for lengths, pair in zip(full, spans_of_pairs(plan, parts, {part: table}), strict=True):
+            yield {**pair, "full": list(lengths)}
 
 
 def _first(table: PairTable, count: int) -> PairTable:
     return table.select(range(min(count, len(table))))
 
 
-def _spans_of(table: PairTable, parts: PairTables, loss_on_prompt: bool) -> Iterator[dict[str, Any]]:
-    """Number, row name and token spans of each pair."""
+def spans_of_pairs(plan: Plan, parts: PairTables, tables: Mapping[str, PairTable]) -> Iterator[dict[str, Any]]:
+    """Part, number, row name and token spans of each pair of ``tables``, which are by part."""
     from orpo_cli.data.token_spans import token_spans
 
-    for pair in table.dataset() if len(table) else ():
-        spans = token_spans(pair, parts.encoder, loss_on_prompt=loss_on_prompt)
-        yield {"pair": pair["pair"], "row": pair["row"], **spans}
+    for part, table in tables.items():
+        for pair in table.dataset() if len(table) else ():
+            spans = token_spans(pair, parts.encoder, loss_on_prompt=_loss_on_prompt(plan))
+            yield {"part": part, "pair": pair["pair"], "row": pair["row"], **spans}
 
 
-def _find_pair(parts: PairTables, row: str) -> dict[str, PairTable]:
-    """A table of the pair with this number or name, or of all pairs of a row, by its part; empty where there is none."""
+def pairs_of_rows(
+    plan: Plan, parts: PairTables, tokenizer: PreTrainedTokenizerBase, rows: Sequence[str]
+) -> dict[str, PairTable]:
+    """Tables of the pairs with these numbers or names, or of all pairs of a row, by part.
+
+    Raises UsageError about the first row that has no pair, and says why.
+    """
+    from orpo_cli.data.dropped_rows import DropsOfRow
+    from orpo_cli.data.prepare import prepare_tables
+
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        positions = _positions_of_row(parts, row)
+        if not positions:
+            drops = DropsOfRow(name=row)
+            if not row.isdigit() and parts.report.dropped:  # the cache has no drops: the rows are read again
+                prepare_tables(plan.dataset, tokenizer, dropped=drops, **prepare_options(plan, lambda _: None))
+            raise _no_pair_error(parts, row, drops.rejections)
+        for part, each in positions.items():
+            found.setdefault(part, []).extend(each)
+    tables = {"train": parts.train, "eval": parts.eval}
+    return {part: table.select(found[part]) for part, table in tables.items() if part in found and table is not None}
+
+
+def _positions_of_row(parts: PairTables, row: str) -> dict[str, list[int]]:
+    """Positions of the pair with this number or name, or of all pairs of a row, by its part; empty where there is none."""
     from orpo_cli.data.turns import names_of_pair
 
     for part, table in {"train": parts.train, "eval": parts.eval}.items():
@@ -150,7 +180,7 @@ def _find_pair(parts: PairTables, row: str) -> dict[str, PairTable]:
             if number == int(row) if row.isdigit() else row in names_of_pair(name):
                 found.setdefault(number, position)
         if found:
-            return {part: table.select(list(found.values()))}
+            return {part: list(found.values())}
     return {}
 
 

@@ -124,6 +124,8 @@ def inspect_data(data: str) -> InspectedData:
     if found is None:
         return InspectedData()
     unused = f"; not used: {', '.join(found.unused)}" if found.unused else ""
+    if found.scores:
+        unused += f" (`min_score_margin` and `weight_by` use {' and '.join(found.scores)})"
     if not found.mapping:
         note = f"{data}, format {found.format}: uses the columns {', '.join(found.used)}{unused}"
         if found.format == "preference" and not {"prompt", "messages"} & set(found.used):

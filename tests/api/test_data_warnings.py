@@ -10,7 +10,7 @@ import pytest
 from support.tiny import pairs, tiny_llama, tiny_tokenizer, write_recipe
 
 from orpo_cli import evaluate, plan, train
-from orpo_cli.errors import DataError, RecipeError
+from orpo_cli.errors import DataError, RecipeError, UsageError
 
 TEXT = {"prompt": "What is red?", "chosen": "A colour.", "rejected": "A colour."}
 
@@ -51,6 +51,12 @@ def test_dropped_rows_are_a_warning_of_the_plan_and_of_the_run_and_named_by_thei
     train_source = planned.data["sources"][0]
     assert train_source["examples"]["identical"] == ["train_dataset:1", "train_dataset:2", "train_dataset:3"]
     assert train_source["kept"] == 12
+    assert [pair["row"] for pair in planned.pairs(first=2)] == ["train_dataset:6", "train_dataset:7"]
+    held_out, of_train = planned.pairs("eval_dataset:2", 0)[::-1]
+    assert (held_out["part"], of_train["part"]) == ("eval", "train")
+    assert objects["train_dataset"][5]["prompt"] in "".join(span.text for span in of_train["prompt"])
+    with pytest.raises(UsageError, match="row train_dataset:3: no pair, because the row is dropped as identical"):
+        planned.pairs("train_dataset:3")
     run = train(recipe(tmp_path), **objects)
     assert [each.code for each in run.warnings] == ["rows-dropped", "rows-dropped", "few-held-out-pairs"]
     assert [each["message"] for each in run.record["warnings"]] == [each.message for each in run.warnings]

@@ -16,8 +16,9 @@ from support.tiny import pairs, save_tiny_model, write_pairs, write_recipe
 from support.tiny_eval_run import HELD_OUT, TRAIN_PAIRS, make_eval_run
 from typer.testing import CliRunner, Result
 
-from orpo_cli.cli.eval import _findings, command
+from orpo_cli.cli.eval import command
 from orpo_cli.errors import DataError, UsageError
+from orpo_cli.evaluation.evaluate import _findings
 from orpo_cli.planning.plan import DatasetPlan
 from orpo_cli.recipe.schema import Source
 from orpo_cli.report.paired_comparison import compare_with_base
@@ -103,12 +104,8 @@ def test_the_report_has_the_same_interval_of_the_change_as_eval(run: RunDir) -> 
     ],
 )
 def test_the_change_of_the_margin_is_put_into_words(interval: Any, expected: str) -> None:
-    document = {
-        "change": {"intervals": {"margin": interval}},
-        "models": {"base": {"rewards/accuracies": 0.5}},
-        "pairs": 9,
-    }
-    assert [text[: len(expected)] for text in _findings(document)] == ([expected] if expected else [])
+    found = _findings({"intervals": {"margin": interval}}, base_accuracy=0.5, pairs=9)
+    assert [text[: len(expected)] for text in found] == ([expected] if expected else [])
 
 
 def test_the_report_and_a_sweep_weight_the_held_out_pairs_as_the_evaluation_does(tmp_path: Path, orpo: Orpo) -> None:

@@ -251,6 +251,18 @@ def test_init_maps_the_prompt_of_two_answers_with_a_verdict(tmp_path, orpo_here,
     assert load_recipe("mine.yaml").recipe.dataset.train[0].columns == {"prompt": "user_question"}
 
 
+def test_init_says_which_scores_an_option_reads(tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pair = {"instruction": "Why?", "good": "Because.", "bad": "Dunno.", "chosen_rating": 4.5, "rejected_rating": 2}
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps({**pair, "n": n}) + "\n" for n in range(8)))
+    done = orpo_here("init", "mine", "--data", "pairs.jsonl")
+    scores = "chosen_rating, rejected_rating"
+    assert (
+        f"not used: {scores}, n (`min_score_margin` and `weight_by` use {scores.replace(', ', ' and ')})" in done.stderr
+    )
+    assert "used under its own name" not in done.stderr
+
+
 def test_an_existing_recipe_does_not_hide_the_problem_with_the_data(tmp_path, orpo_here, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("precious")

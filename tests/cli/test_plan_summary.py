@@ -31,7 +31,7 @@ def test_a_pipe_has_one_line_for_each_entry_and_decision(
     lines = done.stdout.splitlines()
     assert labels(done.stdout) == LABELS
     assert lines[0] == "recipe: ORPO of model, LoRA, on cpu"
-    assert "steps     3 of 4 pairs, 0.5 epochs; no evaluation, no checkpoint" in lines
+    assert "steps     3 of 4 pairs, 0.5 epochs (12 of the 24 pairs); no evaluation, no checkpoint" in lines
     assert "data      train.jsonl; held out: heldout.jsonl (8 pairs)" in lines
     assert any(line.startswith("memory    0.") and line.endswith(" GB: fits") for line in lines)
     assert "  training.beta = 0.25: the paper's lambda" in done.stdout
@@ -132,6 +132,32 @@ def test_several_processes_are_in_the_steps_and_the_memory(tmp_path: Path, orpo_
     assert "GB on each of 4 devices: fits" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("settings", "evaluations"),
+    [
+        ({"max_steps": 3, "eval_strategy": "steps", "eval_steps": 2}, 3),
+        ({"max_steps": 4, "eval_strategy": "steps", "eval_steps": 0.5, "eval_on_start": False}, 2),
+        ({"max_steps": 4, "eval_strategy": "steps", "eval_steps": 1, "eval_delay": 3}, 3),
+        ({"max_steps": -1, "num_train_epochs": 2, "eval_strategy": "epoch"}, 3),
+        ({"max_steps": -1, "num_train_epochs": 2, "eval_strategy": "epoch", "eval_delay": 2}, 2),
+    ],
+)
+def test_the_time_includes_the_evaluations_of_the_training(
+    tmp_path: Path, orpo_here: Callable[..., Any], settings: dict[str, Any], evaluations: int
+) -> None:
+    recipe = write_recipe(
+        tmp_path, training={"gradient_accumulation_steps": 6, "load_best_model_at_end": False, **settings}
+    )
+    total = json.loads(orpo_here("plan", recipe, "--json").stdout)["estimate"]["training"]
+    assert total["evaluations"] == evaluations
+    assert 0 < total["evaluation_seconds"] < evaluations * total["seconds"] / total["steps"]
+    assert f" of it for {evaluations} evaluations: " in orpo_here("plan", recipe).stdout
+    done = orpo_here("train", recipe)
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert sum("eval_loss" in json.loads(line) for line in lines) == evaluations
+
+
 FEW = "optimizer steps are few for a fine-tune; "
 
 
@@ -219,7 +245,7 @@ def test_the_plan_says_that_a_short_run_evaluates_and_saves_only_at_its_end(
 def test_a_resumed_run_plans_the_steps_that_are_left(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
     recipe = write_recipe(tmp_path, steps=2, training={"save_strategy": "steps", "save_steps": 2})
     first = orpo_here("train", recipe).stderr
-    assert "steps     2 of 4 pairs, 0.33 epochs; no evaluation" in first
+    assert "steps     2 of 4 pairs, 0.33 epochs (8 of the 24 pairs); no evaluation" in first
     assert "steps left" not in first
     resumed = orpo_here("train", recipe, "--resume", "auto", "--set", "training.max_steps=7")
     assert resumed.returncode == 0, resumed.stderr

@@ -17,7 +17,7 @@ METRICS = (
     "samples_per_second", "steps_per_second",
 )  # fmt: skip
 HIGHER_IS_BETTER = ("rewards/accuracies", "rewards/margins", "log_odds_ratio", "log_odds_chosen")
-ADD_EVAL = "Add `eval: {test_size: 0.05}` to `dataset`, or remove"
+ADD_EVAL = "Add `eval: {test_size: 0.05}` to `dataset`, or"
 
 
 def evaluation_without_pairs(recipe: Recipe) -> Iterator[Problem]:
@@ -35,7 +35,7 @@ def evaluation_without_pairs(recipe: Recipe) -> Iterator[Problem]:
             "no-eval-data",
             "needs an evaluation, but dataset.eval is not set.",
             f"training.{name}",
-            remedy=f"{ADD_EVAL} {name}.",
+            remedy=f"{ADD_EVAL} write {name}: {'no' if name == 'eval_strategy' else 'false'}.",
         )
 
 
@@ -48,7 +48,7 @@ def eval_settings_unused(recipe: Recipe) -> Iterator[Problem]:
             "eval-settings-unused",
             "has no effect: dataset.eval is not set.",
             f"training.{name}",
-            remedy=f"{ADD_EVAL} {name}.",
+            remedy=f"{ADD_EVAL} remove {name}.",
             severity="warning",
         )
 

@@ -262,6 +262,11 @@ def test_the_address_of_a_model_has_its_id_in_the_remedy(address: str, remedy: s
         (GOOD + "name: true\n", "name", 'Put it in quotes: "true".'),
         (GOOD + "training.seed: 1\n", "training.seed", "Keys are nested: write `seed` below `training:`, indented."),
         (GOOD + "training:\n  seed = 1\n", "training", "Write a colon and a space: `seed: 1`."),
+        (
+            GOOD.replace("train:\n    path: x.jsonl", "train: pairs.jsonl"),
+            "dataset.train",
+            "Write it as the path of a source: `{path: pairs.jsonl}`.",
+        ),
     ],
 )
 def test_common_slips_have_a_remedy(text: str, path: str, remedy: str, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from support.json_lines import write_json_lines
 
 from orpo_cli.report.run_history import read_history
-from orpo_cli.report.run_summary import accuracy_limit_note, next_commands, summary_lines
+from orpo_cli.report.run_summary import next_commands, summary_lines
+from orpo_cli.statistics import accuracy_limit_note
 
 
 def write_run(folder: Path, run: dict[str, Any], lines: list[dict[str, Any]]) -> Path:

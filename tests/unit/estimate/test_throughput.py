@@ -34,6 +34,15 @@ def test_other_programs_hardly_change_the_measured_speed() -> None:
     assert beside > 0.4 * alone  # virtual cores that share a core have half of its speed
 
 
+def test_settings_of_numpy_do_not_change_the_measured_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for kernels in (None, "Prescott"):  # of a processor without AVX
+        if kernels is not None:
+            monkeypatch.setenv("OPENBLAS_CORETYPE", kernels)
+        found.append(measure())
+    assert found[1] > 0.6 * found[0]
+
+
 def test_the_speed_counts_the_threads_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "run_child", lambda *_, **__: SimpleNamespace(returncode=0, stdout="2e9\n"))
     monkeypatch.setattr(throughput, "usable_cpus", lambda: 4)

@@ -98,6 +98,7 @@ def plan(
     """
     from orpo_cli.report.estimate_view import estimate_document
     from orpo_cli.report.plan_screen import print_plan
+    from orpo_cli.report.plan_steps import few_steps_warnings, planned_steps
     from orpo_cli.workflows.estimate import count_rows
     from orpo_cli.workflows.plan import build_plan
 
@@ -119,5 +120,7 @@ def plan(
     if inputs is not None and all(each.code != "data-refused" for each in warnings):
         known = {(each.code, each.path) for each in warnings}
         warnings += [each for each in inputs.lengths.warnings if (each.code, each.path) not in known]
+        pairs = len(inputs.lengths.pairs) if inputs.lengths.measured else rows
+        warnings += few_steps_warnings(result.plan, planned_steps(result.plan, pairs), pairs)
     found = tuple(problem_in_python(name_dataset(each, saved)) for each in warnings)
     return PlannedTraining(result.plan, estimate, found, result.source, saved)

@@ -32,6 +32,8 @@ NOTES = {
     "rows_gathered": "were grouped with other rows of the same prompt: each group forms a pair",
     "chosen_is_number": "have a bare number as chosen completion: probably `columns:` maps the wrong column to it",
     "rejected_is_number": "have a bare number as rejected completion: probably `columns:` maps the wrong column to it",
+    "score_below": "have a lower score for the chosen completion than for a rejected one; `min_score_margin` drops such pairs",
+    "score_equal": "have the same score for both completions; `min_score_margin` drops such pairs",
     "prompt_column_unused": "have their prompt within the completions; a different prompt column is ignored",
     "text_as_messages": "of text are trained as a user and an assistant message; `format: text` trains them without the chat template",
     "answer_space_removed": "of text have a space before an answer, which is removed: the template writes what is before an answer",
@@ -63,6 +65,7 @@ NOTES = {
 WARNINGS = {  # of NOTES
     "chosen_is_number",
     "rejected_is_number",
+    "score_below",
     "text_without_prompt",
     "text_and_messages",
     "tools_not_rendered",

@@ -178,7 +178,7 @@ class SourceReader:
             used |= {*SCORE_COLUMNS, *SCORE_LISTS}
         used |= {WEIGHT_COLUMN} & source.columns.keys() | {path.split(".")[0] for path in source.columns.values()}
         names = dict.fromkeys(_printable(key) for row in dicts for key in row)
-        report.unused_columns = [name for name in names if name not in used]
+        report.unused_columns = [source.columns.get(name, name) for name in names if name not in used]
         return format_, rows, first_rows
 
     def _render_batches(
@@ -226,7 +226,7 @@ class SourceReader:
             notes: Counter[str] = Counter()
             pairs = self._read_row(row, format_, notes)
             rows_of_pair = row.rows if isinstance(row, GroupedRow) and len(pairs) == 1 else 1
-            kept = 0
+            kept, doubts = 0, set[str]()
             for name, pair in zip(pair_names(row.name, len(pairs)), pairs, strict=True):
                 try:
                     if isinstance(pair, RowRejected):
@@ -243,7 +243,10 @@ class SourceReader:
                     notes["second_system_column"] = has_several_system_texts(row.value)
                     report.notes.update(notes)
                 kept += 1
+                if pair.scores is not None and pair.scores[0] <= pair.scores[1]:
+                    doubts.add("score_below" if pair.scores[0] < pair.scores[1] else "score_equal")
                 yield name, weighted
+            report.notes.update(doubts)
             if not kept:  # the numbers of rows and pairs must agree; the other notes are about rows that are trained
                 report.notes.update({name: notes[name] for name in SEVERAL_PAIRS})
 

@@ -172,7 +172,9 @@ def _metrics(scores: PairScores, beta: float) -> dict[str, float]:
 def _findings(change: dict[str, Any], base_accuracy: float, pairs: int) -> Iterator[str]:
     """What the figures say about the training, where that is easily read wrongly."""
     interval = change["intervals"]["margin"]
-    what_to_do = "(more pairs, more epochs or a higher learning rate may help: orpo explain accuracy-unchanged)"
+    what_to_do = (
+        "(below 100 steps, train more epochs first; otherwise raise the learning rate: orpo explain accuracy-unchanged)"
+    )
     if interval is not None and interval[0] > 0:
         yield "the margin grew, by more than chance: the interval of its change is above 0"
     elif interval is not None and interval[1] < 0:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from orpo_cli.errors import Problem
 from orpo_cli.estimate.batching import count_steps, steps_per_epoch
 from orpo_cli.planning.plan import Plan
 
@@ -73,6 +74,12 @@ def describe_few_steps(plan: Plan, steps: int | None, pairs: int | None) -> Iter
     count = "1 optimizer step is little" if steps == 1 else f"{steps} optimizer steps are few"
     text = f"{count} for a fine-tune; {', '.join(more)} or more pairs give more"
     yield f"{text}; step 1 has rate 0 and trains nothing" if _warmup_steps(training, steps) else text
+
+
+def few_steps_warnings(plan: Plan, steps: int | None, pairs: int | None) -> list[Problem]:
+    """``describe_few_steps`` as warnings."""
+    found = describe_few_steps(plan, steps, pairs)
+    return [Problem("few-steps", f"{text}.", "training", severity="warning") for text in found]
 
 
 def _warmup_steps(training: dict[str, Any], steps: int | None) -> int | None:

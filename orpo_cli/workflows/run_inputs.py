@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from orpo_cli.checkpoint_manifest import checkpoint_step
 from orpo_cli.errors import DataError, UsageError
-from orpo_cli.estimate.batching import steps_per_epoch
+from orpo_cli.estimate.batching import count_steps, steps_per_epoch
 from orpo_cli.planning.plan import ModelPlan, Plan
 from orpo_cli.report.console import Console
+from orpo_cli.report.plan_steps import few_steps_warnings
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -51,12 +52,16 @@ def prepare_pairs(
     return pairs
 
 
-def record_data(rundir: RunDir, pairs: PreparedData) -> None:
-    """Write the data report, and add what it warns of to the warnings of run.json."""
+def record_data(rundir: RunDir, plan: Plan, pairs: PreparedData) -> None:
+    """Write the data report, and add what it warns of, and too few steps, to the warnings of run.json."""
     from orpo_cli.data.audit import data_warnings
 
     rundir.write_data_report(pairs.report.as_dict())
-    for each in data_warnings(pairs.tables, pairs.report):
+    count = len(pairs.train)
+    for each in (
+        *data_warnings(pairs.tables, pairs.report),
+        *few_steps_warnings(plan, count_steps(plan, count), count),
+    ):
         rundir.add_warning(each.code, each.record_text())
 
 

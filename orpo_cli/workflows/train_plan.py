@@ -75,7 +75,7 @@ def train_plan(
                 found["weights"] = weights.result()
             accept_inputs(rundir, found, pairs, checkpoint, console, allow_changed)
             rundir.write_plan(plan)
-            record_data(rundir, pairs)
+            record_data(rundir, plan, pairs)
             if max_pairs is not None:
                 pairs = pairs.shortest(max_pairs)
                 console.note(f"training on the {len(pairs.train)} shortest pairs")

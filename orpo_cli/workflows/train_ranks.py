@@ -166,7 +166,7 @@ def prepare_inputs(
     accept_inputs(rundir, found, pairs, checkpoint, console, allow_changed)
     save_pairs(pairs, folder)
     rundir.write_plan(plan)
-    record_data(rundir, pairs)
+    record_data(rundir, plan, pairs)
     rundir.write_run(fingerprints=found)
 
 

@@ -157,6 +157,17 @@ def test_a_plan_is_short_when_it_is_printed(tmp_path: Path, dataset: datasets.Da
     assert re.fullmatch(r"PlannedTraining\('mine', model='.*', 1 warning\)", repr(planned))
 
 
+def test_few_steps_are_a_warning_of_the_plan_and_of_the_run(
+    tmp_path: Path, dataset: datasets.Dataset, model: dict[str, Any]
+) -> None:
+    training = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "max_length": 128, "save_strategy": "no"}
+    written = recipe(tmp_path, training=training, dataset={"train": {"columns": COLUMNS}})
+    (planned,) = (each for each in plan(written, train_dataset=dataset, **model).warnings if each.code == "few-steps")
+    assert re.match(r"\d+ optimizer steps are few for a fine-tune; more epochs \(.*, now 2\)", planned.message)
+    (found,) = (each for each in train(written, train_dataset=dataset, **model).warnings if each.code == "few-steps")
+    assert found.message == f"training: {planned.message}"
+
+
 def _texts() -> datasets.Features:
     return datasets.Features({name: datasets.Value("string") for name in RENAMED})
 

@@ -9,7 +9,15 @@ from typing import Any
 
 from orpo_cli.control_characters import one_line
 from orpo_cli.recipe.load import LoadedRecipe
-from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, SequenceNode, format_path, parse_path
+from orpo_cli.recipe.source.nodes import (
+    COMMAND_LINE,
+    MappingNode,
+    Node,
+    Path,
+    SequenceNode,
+    format_path,
+    parse_path,
+)
 from orpo_cli.recipe.source.recipe_files import PYTHON_RECIPE
 from orpo_cli.recipe.source.yaml_writer import EnvReference, yaml_lines
 
@@ -50,6 +58,7 @@ class _Lines:
 
     def __init__(self, loaded: LoadedRecipe) -> None:
         self.loaded = loaded
+        self.files_of_program = (PYTHON_RECIPE, COMMAND_LINE) if loaded.file == PYTHON_RECIPE else ()
 
     def mapping_lines(self, node: MappingNode, path: Path, depth: int) -> Iterator[str]:
         """The lines of a mapping."""
@@ -77,7 +86,8 @@ class _Lines:
 
     def value_lines(self, key: str, node: Node, path: Path, indent: str) -> Iterator[str]:
         lines = [indent + line for line in yaml_lines(key, self.printable(node, path))]
-        places = [] if node.origin.file == PYTHON_RECIPE else [one_line(str(node.origin))]
+        of_program = node.origin.file in self.files_of_program
+        places = [] if of_program else [one_line(str(node.origin))]
         if node.origin.written is not None and not self.is_secret(node):
             places.append(one_line(node.origin.written))
         origin = ", ".join(places)

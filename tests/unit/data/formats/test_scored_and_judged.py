@@ -216,7 +216,10 @@ def test_min_score_margin_drops_pairs(tmp_path: Path) -> None:
     rows += [
         {**rows[1], "prompt": [user(f"{score}?")], "score_chosen": score} for score in (float("nan"), 10**400, "N/A")
     ]
-    assert prepared(tmp_path, rows).report.kept == 7
+    unfiltered = prepared(tmp_path, [*rows, {**rows[0], "prompt": [user("Even?")], "score_chosen": 5}]).report
+    assert unfiltered.kept == 8
+    assert (unfiltered.sources[0].notes["score_below"], unfiltered.sources[0].notes["score_equal"]) == (1, 1)
+    assert any("1 rows have a lower score for the chosen" in each.message for each in unfiltered.sources[0].warnings())
     report = prepared(tmp_path, rows, min_score_margin=1.0).report
     assert report.kept == 1
     assert report.dropped == {"score_margin": 2, "no_score": 4}

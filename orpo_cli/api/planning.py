@@ -12,7 +12,7 @@ from orpo_cli.api.in_memory import SavedObject, save_objects
 from orpo_cli.api.messages import in_python, problem_in_python
 from orpo_cli.api.quiet import console_of_call
 from orpo_cli.api.recipe import RecipeSource, resolve_recipe
-from orpo_cli.errors import Problem
+from orpo_cli.errors import Problem, UsageError
 from orpo_cli.planning.plan import ModelPlan, Plan
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ class PlannedTraining:
         with console_of_call(verbose=False), naming_datasets(self._saved):
             shown = {"train": parts.train.select(range(min(first, len(parts.train))))}
             if names:
-                shown = pairs_of_rows(self.plan, parts, load_tokenizer(self._model), names)
+                shown, dropped = pairs_of_rows(self.plan, parts, load_tokenizer(self._model), names)
+                if dropped:
+                    raise UsageError(" ".join(dropped.values()))
             return list(spans_of_pairs(self.plan, parts, shown))
 
     @cached_property

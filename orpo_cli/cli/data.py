@@ -88,9 +88,12 @@ def _pairs_view(inspection: DataInspection, recipe: str, *, coloured: bool) -> I
     """The pairs to show, and in the last line how many there are in all."""
     from orpo_cli.report import data_view
 
-    yield data_view.legend(loss_on_prompt=inspection.loss_on_prompt, coloured=coloured)
+    if inspection.pairs:
+        yield data_view.legend(loss_on_prompt=inspection.loss_on_prompt, coloured=coloured)
     for pair in inspection.pairs:
         yield data_view.pair_view(pair, coloured=coloured)
+    for text in inspection.dropped_rows.values():
+        yield Text(one_line(text))
     report = inspection.report
     counts = f"{report.train_pairs:,} training pairs, {report.eval_pairs:,} held out"
     if report.dropped:

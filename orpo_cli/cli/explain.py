@@ -20,7 +20,7 @@ def command(
         typer.Argument(
             metavar="CODE_OR_KEY",
             autocompletion=complete_code_or_key,
-            help="The code at the end of a message, or a key of a recipe; without it, list all codes.",
+            help="The code at the end of a message, a key of a recipe, or the reason of a dropped row; without it, list all codes.",
         ),
     ] = None,
     recipe: Annotated[
@@ -38,6 +38,7 @@ def command(
     For a code: why the rule exists, a recipe that breaks it, and the repaired
     recipe. Messages about a recipe, a plan or a running training end with the
     code in brackets. For a key: what it does, its type, default and allowed values.
+    For the reason of a dropped row, such as empty_chosen: what it means.
 
     [bold]Examples[/bold]
 
@@ -50,6 +51,8 @@ def command(
     console = Console(as_json=as_json)
     if code is None:
         _list_codes(console)
+    elif code not in problem_codes() and _is_drop_reason(code):
+        _explain_reason(code, console)
     elif "." in code or "_" in code or (code not in problem_codes() and _is_key(code)):
         _explain_key(code, recipe, console)
     elif recipe is not None:
@@ -79,6 +82,26 @@ def _is_key(text: str) -> bool:
     except UsageError as error:
         return closest_name(text, problem_codes()) is None and "Did you mean" in (error.remedy or "")
     return True
+
+
+def _is_drop_reason(text: str) -> bool:
+    from orpo_cli.data.filters import REASONS
+
+    return text in REASONS
+
+
+def _explain_reason(reason: str, console: Console) -> None:
+    """Why `orpo data` and `orpo train` drop a row."""
+    from orpo_cli.data.filters import REASONS, REMEDIES
+    from orpo_cli.recipe.schema import PairRules
+
+    lines = [f"A row is dropped as {reason}: {REASONS[reason]}.", REMEDIES.get(reason, "")]
+    lines += [f"The filter is dataset.rules.{reason}."] if reason in PairRules.model_fields else []
+    lines.append(
+        "`orpo data RECIPE` counts these rows, and `orpo data RECIPE --html FILE` lists them with their texts."
+    )
+    console.result("\n".join(filter(None, lines)))
+    console.document({"reason": reason, "meaning": REASONS[reason], "remedy": REMEDIES.get(reason)})
 
 
 def _explain_key(key: str, recipe: str | None, console: Console) -> None:

@@ -87,9 +87,12 @@ def command(
     atomic_write_text(path, text)
     console.result(f"wrote {path}")
     if data and source:
-        other_rate = ", except learning_rate" * (RATE_OF_OTHER_DATA in text)
+        changed = {"learning_rate": RATE_OF_OTHER_DATA in text, "num_train_epochs": inspected.few_rows is not None}
+        but = ", except " + " and ".join(name for name in changed if changed[name]) if any(changed.values()) else ""
+        others = [name for name in ("learning_rate", "num_train_epochs") if not changed[name]]
+        look = ", ".join([*others, "beta"])
         console.note(
-            f"The values of training are those of {source.name}, chosen for its own data{other_rate}: look at learning_rate, beta, num_train_epochs and max_length."
+            f"The values of training are those of {source.name}, chosen for its own data{but}: look at {look} and max_length, too."
         )
     if not data and not source and not Path("pairs.jsonl").exists():
         console.note(

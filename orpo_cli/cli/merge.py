@@ -64,7 +64,11 @@ def command(
     ] = None,
     held_out: Annotated[
         int,
-        typer.Option(min=0, metavar="N", help="Compare loss and accuracy on this many held-out pairs of the run."),
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Compare NLL and accuracy on this many held-out pairs of the run; fewer are faster, 0 skips them.",
+        ),
     ] = 32,
     memory: Annotated[
         str | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,17 +39,17 @@ class DroppedRows:
 
 
 @dataclass
-class DropsOfRow(DroppedRows):
-    """Collection of the rejections of the row ``name``: of the row, of its pairs, or of the group of which it is the first row."""
+class DropsOfRows(DroppedRows):
+    """Rejections of the rows ``names``, by name: of the row, of its pairs, or of the group of which it is one row."""
 
     limit: int = 0
-    name: str = ""
-    rejections: list[RowRejected] = field(default_factory=list)
+    names: Sequence[str] = ()
+    rejections: dict[str, list[RowRejected]] = field(default_factory=dict)
 
     def add(self, row: str, rejection: RowRejected, content: Any = None) -> None:
-        """Keep the rejection if it is of the row."""
-        if self.name in names_of_pair(row):
-            self.rejections.append(rejection)
+        """Keep the rejection if it is of one of the rows."""
+        for name in set(self.names).intersection(names_of_pair(row)):
+            self.rejections.setdefault(name, []).append(rejection)
 
 
 def _texts(content: Any) -> tuple[str, ...]:

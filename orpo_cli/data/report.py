@@ -172,7 +172,7 @@ class SourceReport:
             text.append(f"  {self.used:,} train pairs after its weight")
         if self.truncated_prompts or self.truncated_completions:
             text.append(
-                f"  truncated {self.truncated_prompts:,} prompts and {self.truncated_completions:,} completions"
+                f"  truncated {self.truncated_prompts:,} prompts and {self.truncated_completions:,} completions; a pair may have several"
             )
         text += [f"  {line}" for line in note_lines(self.notes)]
         if self.unused_columns:

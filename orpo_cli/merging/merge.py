@@ -81,7 +81,7 @@ class MergeResult:
         if record.held_out is not None:
             merged, unmerged = record.held_out["merged"], record.held_out["unmerged"]
             lines.append(
-                f"{merged['pairs']} held-out pairs: loss {merged['loss']:.4f}, unmerged {unmerged['loss']:.4f}; "
+                f"{merged['pairs']} held-out pairs: NLL {merged['nll_loss']:.4f}, unmerged {unmerged['nll_loss']:.4f}; "
                 f"accuracy {merged['accuracy']:.3f}, unmerged {unmerged['accuracy']:.3f}"
             )
         answers = record.generation

@@ -46,7 +46,7 @@ class MergeRecord:
     untied: list[str] = field(default_factory=list)  # weights saved separately because the adapter untied them
     difference_to_trained: dict[str, Any] | None = None  # of logits, for ``into: original``
     generation: dict[str, Any] | None = None  # answers that ended, of the merged model and the unmerged one
-    held_out: dict[str, Any] | None = None  # loss and accuracy on held-out pairs, merged and unmerged
+    held_out: dict[str, Any] | None = None  # NLL, accuracy and margin on held-out pairs, merged and unmerged
     seconds: dict[str, float] = field(default_factory=dict)  # of merge and verification
     problem: str | None = None  # what the verification found wrong
     first_verification: dict[str, Any] | None = None  # problem and checks of a first verification that failed

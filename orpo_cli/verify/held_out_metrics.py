@@ -1,4 +1,4 @@
-"""Held-out metrics: loss, accuracy and margin of a model on a run's held-out pairs, before and after a merge."""
+"""Held-out metrics: NLL, accuracy and margin of a model on a run's held-out pairs, before and after a merge."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from orpo_cli.evaluation.preference_scores import PairScorer, Progress
 
-METRICS = {"loss": "nll_loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"}
+METRICS = {"nll_loss": "nll_loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"}
 
 
 class HeldOutMetrics:
-    """Loss (NLL per token), accuracy and margin of a model on held-out pairs."""
+    """NLL per token, accuracy and margin of a model on held-out pairs."""
 
     def __init__(self, rows: list[dict[str, Any]], plan: Plan, scorer: PairScorer) -> None:
         self.rows, self.scorer = rows, scorer
@@ -61,7 +61,7 @@ def make_held_out_metrics(
             EvalTarget(plan.name, no_model, tokenizer, rundir, plan), max_samples=max_pairs, note=lambda _: None
         )
     except OrpoError as error:
-        note(f"the held-out pairs of the run cannot be loaded, so loss and accuracy are not compared: {error.message}")
+        note(f"the held-out pairs of the run cannot be loaded, so NLL and accuracy are not compared: {error.message}")
         return None
     if not held_out_pairs.rows:
         return None

@@ -33,7 +33,7 @@ class DataInspection:
 
     ``pairs``: those to show, each with its ``part``, number (``pair``), the name of its row (``row``, such as train.jsonl:17), and the
     ``TokenSpan`` lists of ``prompt``, ``chosen`` and ``rejected``. ``page_pairs``, for a page: also with its ``part`` and, as ``full``,
-    the lengths before truncation.
+    the lengths before truncation. ``dropped_rows``: those that were asked for, each with a text that says why.
     """
 
     name: str
@@ -42,6 +42,7 @@ class DataInspection:
     steps: dict[str, Any]
     pairs: list[dict[str, Any]]
     loss_on_prompt: bool
+    dropped_rows: dict[str, str] = field(default_factory=dict)
     page_pairs: list[dict[str, Any]] = field(default_factory=list)
     page_dropped: list[DroppedRow] = field(default_factory=list)
 
@@ -60,6 +61,7 @@ class DataInspection:
             "audit": self.audits,
             "steps": self.steps,
             "pairs": self.pairs,
+            **({"dropped_rows": self.dropped_rows} if self.dropped_rows else {}),
         }
 
 
@@ -91,7 +93,9 @@ def inspect_data(
     parts = prepare_tables(plan.dataset, tokenizer, dropped=dropped, **prepare_options(plan, console.note))
     tables = {"train": parts.train} | ({"eval": parts.eval} if parts.eval is not None else {})
     audits = {part: audit(table, parts.report.max_length) for part, table in tables.items()}
-    shown = pairs_of_rows(plan, parts, tokenizer, rows) if rows else {"train": _first(parts.train, show)}
+    shown, no_pairs = (
+        pairs_of_rows(plan, parts, tokenizer, rows) if rows else ({"train": _first(parts.train, show)}, {})
+    )
     in_page = shown if rows else {part: _first(table, show or PAGE_PAIRS) for part, table in tables.items()}
     return DataInspection(
         plan.name,
@@ -100,6 +104,7 @@ def inspect_data(
         _count_steps(plan, len(parts.train)),
         list(spans_of_pairs(plan, parts, shown)),
         _loss_on_prompt(plan),
+        no_pairs,
         page_pairs=[] if dropped is None else list(_page_pairs(plan, parts, in_page)),
         page_dropped=[] if dropped is None else dropped.rows,
     )
@@ -146,26 +151,35 @@ def spans_of_pairs(plan: Plan, parts: PairTables, tables: Mapping[str, PairTable
 
 def pairs_of_rows(
     plan: Plan, parts: PairTables, tokenizer: PreTrainedTokenizerBase, rows: Sequence[str]
-) -> dict[str, PairTable]:
+) -> tuple[dict[str, PairTable], dict[str, str]]:
     """Tables of the pairs with these numbers or names, or of all pairs of a row, by part.
 
-    Raises UsageError about the first row that has no pair, and says why.
+    A name may have the folder of the file before it. The second value: the dropped rows, each with a text that says why. Raises
+    UsageError for a row that does not exist.
     """
-    from orpo_cli.data.dropped_rows import DropsOfRow
+    from orpo_cli.data.dropped_rows import DropsOfRows
     from orpo_cli.data.prepare import prepare_tables
 
-    found: dict[str, list[int]] = {}
-    for row in rows:
+    found, missing = dict[str, list[int]](), list[str]()
+    for row in map(_without_folder, rows):
         positions = _positions_of_row(parts, row)
-        if not positions:
-            drops = DropsOfRow(name=row)
-            if not row.isdigit() and parts.report.dropped:  # the cache has no drops: the rows are read again
-                prepare_tables(plan.dataset, tokenizer, dropped=drops, **prepare_options(plan, lambda _: None))
-            raise _no_pair_error(parts, row, drops.rejections)
         for part, each in positions.items():
             found.setdefault(part, []).extend(each)
+        if not positions:
+            missing.append(row)
+    drops = DropsOfRows(names=missing)
+    if not all(map(str.isdigit, missing)) and parts.report.dropped:  # the cache has no drops: the rows are read again
+        prepare_tables(plan.dataset, tokenizer, dropped=drops, **prepare_options(plan, lambda _: None))
     tables = {"train": parts.train, "eval": parts.eval}
-    return {part: table.select(found[part]) for part, table in tables.items() if part in found and table is not None}
+    shown = {part: table.select(found[part]) for part, table in tables.items() if part in found and table is not None}
+    if unknown := [row for row in missing if row not in drops.rejections]:
+        raise _unknown_row_error(parts, unknown[0])
+    return shown, {row: _drop_text(row, drops.rejections[row]) for row in missing}
+
+
+def _without_folder(row: str) -> str:
+    """The name of a row, as pairs have it: of ``../train.jsonl:17`` without the folder."""
+    return row.rpartition("/")[2] if row.rpartition("/")[2].rpartition(":")[2][:1].isdigit() else row
 
 
 def _positions_of_row(parts: PairTables, row: str) -> dict[str, list[int]]:
@@ -184,17 +198,18 @@ def _positions_of_row(parts: PairTables, row: str) -> dict[str, list[int]]:
     return {}
 
 
-def _no_pair_error(parts: PairTables, row: str, rejections: list[RowRejected]) -> UsageError:
-    """The error about ``--row``: why the row was dropped, or which numbers and names there are."""
+def _drop_text(row: str, rejections: list[RowRejected]) -> str:
+    """Why a row was dropped, and the remedy."""
     from orpo_cli.data.filters import REASONS, REMEDIES
 
-    if rejections:
-        texts = [f"{each.reason}: {REASONS[each.reason]}{each.detail and f' ({each.detail})'}" for each in rejections]
-        remedies = [each.remedy or REMEDIES.get(each.reason, "") for each in rejections]
-        return UsageError(
-            f"--row {row}: no pair, because the row is dropped as {'; '.join(dict.fromkeys(texts))}.",
-            remedy=" ".join(dict.fromkeys(filter(None, remedies))) or None,
-        )
+    texts = [f"{each.reason}: {REASONS[each.reason]}{each.detail and f' ({each.detail})'}" for each in rejections]
+    remedies = [each.remedy or REMEDIES.get(each.reason, "") for each in rejections]
+    why = f"row {row}: no pair, because the row is dropped as {'; '.join(dict.fromkeys(texts))}."
+    return " ".join((why, *dict.fromkeys(filter(None, remedies))))
+
+
+def _unknown_row_error(parts: PairTables, row: str) -> UsageError:
+    """The error about ``--row``: which numbers and names there are."""
     last = max(int(table.pair_numbers.max()) for table in (parts.train, parts.eval) if table)
     example = parts.train.select([0]).row_names()[0]
     return UsageError(

@@ -101,13 +101,20 @@ def test_a_row_without_a_pair_is_explained(tmp_path: Path, orpo_here: Orpo) -> N
         "train.jsonl:2": "dropped as identical: the two completions are identical.",
         "train.jsonl:3": "dropped as malformed: the row does not fit the format (no ",
         "train.jsonl:14": "dropped as duplicate: an earlier pair has the same tokens (as train.jsonl:1).",
-        "train.jsonl:99": "there is no pair of this number or row name",
-        "11": "Give a number from 0 to 10, or",
     }
     for row, reason in reasons.items():
-        missing = orpo_here("data", recipe, "--row", row)
-        assert missing.returncode == 2
-        assert reason in " ".join(missing.stderr.split())
+        done = orpo_here("data", recipe, "--row", row)
+        assert done.returncode == 0
+        assert f"row {row}: no pair, because the row is {reason}" in done.stdout
+    done = orpo_here("data", recipe, *(word for row in (*reasons, "folder/train.jsonl:4") for word in ("--row", row)))
+    assert all(reason in done.stdout for reason in reasons.values())
+    assert "pair 1, train.jsonl:4" in done.stdout
+    for row, reason in {
+        "train.jsonl:99": "there is no pair of this number",
+        "11": "Give a number from 0 to 10, or",
+    }.items():
+        unknown = orpo_here("data", recipe, "--row", "train.jsonl:4", "--row", row)
+        assert (unknown.returncode, reason in unknown.stderr) == (2, True)
     assert orpo_here("data", recipe, "--row", "10").returncode == 0
 
 
@@ -118,8 +125,8 @@ def test_the_first_row_of_a_group_names_its_pair(tmp_path: Path, orpo_here: Orpo
     write_json_lines(tmp_path / "train.jsonl", [*rows, {"prompt": "three", "completion": "alone", "label": True}])
     kept, dropped, alone = (orpo_here("data", recipe, "--row", f"train.jsonl:{row}") for row in (1, 3, 5))
     assert "train.jsonl:1+2" in kept.stdout
-    assert "dropped as identical" in dropped.stderr
-    assert "dropped as unpaired" in alone.stderr
+    assert "dropped as identical" in dropped.stdout
+    assert "dropped as unpaired" in alone.stdout
 
 
 def test_only_pairs_of_an_earlier_command_are_already_prepared(

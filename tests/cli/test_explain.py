@@ -143,3 +143,11 @@ def test_problems_name_the_command_that_explains_them(orpo_here: Callable[..., A
         assert "`orpo explain missing-key`" in orpo_here(command, recipe).stderr
     recipe.write_text("model: {}\ndataset: {train: {paht: pairs.jsonl}}\n")
     assert "`orpo explain CODE`" in orpo_here("validate", recipe).stderr
+
+
+def test_the_reason_of_a_dropped_row_is_explained(orpo_here: Callable[..., Any]) -> None:
+    shown = orpo_here("explain", "empty_rejected").stdout
+    assert "the rejected completion has no text" in shown
+    assert "dataset.rules.empty_rejected" in shown
+    document = json.loads(orpo_here("explain", "no_score", "--json").stdout)
+    assert "score_chosen" in document["remedy"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orpo_cli.cli.eval import _findings, _legend, _table
+from orpo_cli.cli.eval import _legend, _table
 from orpo_cli.cli.quickstart import MAX_NEW_TOKENS, PROMPTS
 from orpo_cli.report.answers_view import answers_view
 from orpo_cli.report.console import wrap_words
@@ -31,7 +31,7 @@ def picture(run: RunDir) -> str:
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, highlight=False, emoji=False)
     console.print("$ orpo eval runs/quickstart", style="bold")
     console.print(_table(evaluation))
-    for text in (*_findings(evaluation), _legend(evaluation)):
+    for text in (*evaluation["findings"], _legend(evaluation)):
         console.print(wrap_words(text, WIDTH))
     console.print(
         f"\n$ orpo generate runs/quickstart --compare -n {PROMPTS} --max-new-tokens {MAX_NEW_TOKENS}", style="bold"

@@ -32,6 +32,7 @@ def prepare_pairs(
 
     Raises DataError where they are too few for a batch, and incomplete ones are dropped.
     """
+    from orpo_cli.data.audit import data_warnings
     from orpo_cli.data.prepare import prepare
 
     pairs = prepare(
@@ -44,6 +45,9 @@ def prepare_pairs(
     )
     for line in pairs.report.lines(has_advice=not is_smoke):
         console.note(line)
+    if not is_smoke:  # the lines above and the plan have the other warnings
+        found = data_warnings(pairs.tables, pairs.report)
+        console.problems([each for each in found if each.code == "length-predicts-preference"])
     if not steps_per_epoch(plan, len(pairs.train)):
         raise DataError(
             f"dataset.train: its {len(pairs.train)} pairs do not fill a batch, and training.dataloader_drop_last drops it.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,20 @@ def test_many_truncated_pairs_are_a_warning_in_plan_and_train(
     warnings = json.loads((tmp_path / "run" / "run.json").read_text())["warnings"]
     assert [each["code"] for each in warnings].count("pairs-truncated") <= 2  # of both parts
     assert len({json.dumps(each) for each in warnings}) == len(warnings)
+
+
+def test_a_training_says_that_length_predicts_the_preference(
+    tmp_path: Path, orpo_here: Callable[..., CommandResult]
+) -> None:
+    recipe = write_recipe(tmp_path, steps=1, estimated=False)
+    rows = [{"prompt": f"{n}?", "chosen": f"It is {n}, as you know.", "rejected": f"{n}"} for n in range(120)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = orpo_here("train", recipe)
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"^dataset\.train: warning: chosen completions are longer by \d+ tokens", done.stderr, re.MULTILINE
+    )
+    assert "[length-predicts-preference]" in done.stderr
 
 
 def test_a_missing_package_is_a_warning_in_plan_and_an_error_in_train(

@@ -18,7 +18,9 @@ PARTS = {
     "norms, gates and rotary embedding": ("RmsNormFunction", "GatedActivation", "RotaryEmbedding", "layer_norm"),
     "optimizer": ("Optimizer.",),
 }
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_")
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "mkldnn::_linear_pointwise")
+OPERATORS = ("aten::", "mkldnn::")
+BUSY = 0.1  # of all operators' time: a thread with that much computes a part of each step
 LARGEST_RANK = 64  # of the benchmark's adapters: a product with such a small matrix is an adapter's
 
 
@@ -52,14 +54,18 @@ def profile_last_steps(folder: Path, steps: int) -> Any:
 
 
 def shares_of_parts(events: Any) -> dict[str, float]:
-    """Share of the steps' time of each part: a part of ``PARTS``, products, other operators, and Python with autograd."""
+    """Share of the steps' time of each part: a part of ``PARTS``, products, other operators, and the rest."""
     seconds: defaultdict[str, float] = defaultdict(float)
+    of_threads: defaultdict[int, float] = defaultdict(float)
     steps = sum(each.cpu_time_total for each in events if each.name.startswith("ProfilerStep"))
     for event in events:
-        if event.name.startswith("aten::"):
+        if event.name.startswith(OPERATORS):
             seconds[part_of_step(event)] += event.self_cpu_time_total
+            of_threads[event.thread] += event.self_cpu_time_total
+    total = sum(seconds.values())
+    steps *= sum(each > BUSY * total for each in of_threads.values())  # step threads: each has its own micro-batch
     shares = {name: round(time / steps, 4) for name, time in sorted(seconds.items(), key=lambda each: -each[1])}
-    return shares | {"Python and autograd": round(1 - sum(seconds.values()) / steps, 4)}
+    return shares | {"Python, autograd and waiting": round(1 - total / steps, 4)}
 
 
 def part_of_step(event: Any) -> str:

@@ -62,5 +62,8 @@ SCORE = _words(
     "helpfulness star stars rating ratings rated score scores grade grades quality points reward votes upvotes likes clicks wins 评 星"
 )
 RANK = _words("rank ranks ranking rankings", "排名 名次")  # 1 is the best
-VERDICT = _words("winner better best preferred preference choice chosen selected verdict")
+VERDICT = _words(
+    "winner better best preferred preference choice chosen selected verdict besser bessere gewinner mejor ganador meilleure meilleur gagnant",
+    "更好 更优 更佳 较好 胜 偏好 选择 哪个",
+)
 LABEL = _words("label labels feedback thumb thumbs liked like vote good helpful accepted correct")

@@ -39,7 +39,10 @@ LABEL_COLUMNS = (
 SIGNED_LABELS = ("overall_preference", "preference_strength")  # below 0: the first is better; above 0: the second
 SCORE_STEMS = ("score", "rating")  # of columns with the score of each completion: score_a and score_b
 SCORE_COLUMNS = tuple(f"{stem}_{end}" for stem in SCORE_STEMS for end in ("0", "1", "2", "a", "b"))
-TIE_LABELS = {"tie", "tie (bothbad)", "both", "equal", "same", "draw", "neither", "none", "bothbad"}
+TIE_LABELS = {
+    "tie", "tie (bothbad)", "both", "equal", "same", "draw", "neither", "none", "bothbad", "unentschieden", "gleich", "beide", "empate",
+    "égalité", "平局", "平手", "一样", "一样好", "一样差", "相同", "差不多", "都好", "都不好", "都差", "无", "无偏好",
+}  # fmt: skip
 BETTER_FIRST = ("response_j", "response_k")  # Stack Exchange paired: j is the better one
 LABEL_REMEDY = "Say what the label means with `labels:`, as first, second or tie."
 SHP = ("human_ref_A", "human_ref_B")  # label 1: A is better; 0: B is

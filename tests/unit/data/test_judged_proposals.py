@@ -34,6 +34,9 @@ def judged_rows(first: str, second: str, label: str, verdicts: list[Any]) -> lis
         (("reply_1", "reply_2", "verdict"), ["first", "second", "both", "second"], "verdict"),
         (("answer_1", "answer_2", "better"), [1, 2, "tie", 2], "better"),
         (("a1", "a2", "better"), ["a1", "a2", "tie", "a2"], "better"),
+        (("回答A", "回答B", "更好的回答"), ["A", "B", "平局", "B"], "更好的回答"),
+        (("回答1", "回答2", "哪个更好"), [1, 2, "一样好", 2], "哪个更好"),
+        (("Antwort A", "Antwort B", "Gewinner"), ["A", "B", "unentschieden", "B"], "Gewinner"),
     ],
 )
 def test_the_winner_decides_which_answer_is_chosen(

@@ -9,10 +9,26 @@ such an error in half of them moves logits of SmolLM2-135M by 0.009 to 0.022, wh
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOG2_E = 1 / math.log(2)
 FUNCTIONS = (
     "acos", "asin", "atan", "cos", "erf", "erfc", "erfinv", "exp", "expm1", "lgamma", "log", "log10", "log1p", "log2", "sin",
     "sqrt", "tan", "tanh",
 )  # fmt: skip
+
+
+def exp_(tensor: Tensor) -> Tensor:
+    """``tensor.exp_()``. On a CPU as a power of 2, which torch computes itself.
+
+    MKL's exp takes four times as long (AMD, AVX-512), and fifty times where results are near 1e-39. The power's relative error is that of
+    rounding ``x * log2(e)``: 6e-8 * abs(x) in float32.
+    """
+    return tensor.mul_(LOG2_E).exp2_() if tensor.is_cpu else tensor.exp_()
 
 
 def initialize_vector_math() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
+from orpo_cli.model.vector_math import exp_
 from orpo_cli.training.engine import onednn_attention
 from orpo_cli.training.engine.attention_blocks import BlockPlan, KeyBlock, QueryBlock
 
@@ -140,7 +141,7 @@ def _attend(
     for rows in _score_chunks(query, k):
         scores = _scores(query, k, rows, block.causal, mask, scaling, softcap)[0]
         log_sums.append(scores.logsumexp(-1))
-        weights = scores.sub_(log_sums[-1][..., None]).exp_().to(v.dtype)
+        weights = exp_(scores.sub_(log_sums[-1][..., None])).to(v.dtype)
         outputs.append(_ungroup(weights @ v[:, :, None]))
     return torch.cat(outputs, dim=2), torch.cat([_ungroup(each[..., None]) for each in log_sums], dim=2)[..., 0]
 
@@ -170,7 +171,7 @@ def _attend_backward(
     for rows in _score_chunks(query, k):
         scores, tanh = _scores(query, k, rows, block.causal, mask, scaling, softcap)
         g, out, q = (_group(each[:, :, rows], k) for each in (gradient, output, query))
-        weights = (scores - _group(log_sum[:, :, rows, None], k)).exp_()
+        weights = exp_(scores - _group(log_sum[:, :, rows, None], k))
         of_value += (weights.to(g.dtype).transpose(-1, -2) @ g).sum(2)
         # softmax's gradient, FlashAttention's equation: weights * (of_weights - sum(gradient * output))
         of_scores = (g @ v[:, :, None].transpose(-1, -2)).to(weights.dtype)

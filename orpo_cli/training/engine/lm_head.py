@@ -21,6 +21,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from torch.utils.weak import WeakIdKeyDictionary
 
+from orpo_cli.model.vector_math import exp_
 from orpo_cli.training.engine.packing import MicroBatch
 
 # Positions × vocabulary entries of a tile of logits. Larger on a GPU, where small kernels are bound by their launches.
@@ -210,7 +211,7 @@ class LinearLogProbs(torch.autograd.Function):
                 capped, slope = _transform_with_slope(_upcast(logits), transform)
                 larger = torch.maximum(maximum, capped.amax(1, keepdim=True))
                 rescale = torch.exp(maximum - larger)
-                exponentials = capped.sub_(larger).exp_()
+                exponentials = exp_(capped.sub_(larger))
                 total.mul_(rescale).add_(exponentials.sum(1, keepdim=True))
                 if expected is not None:
                     weighted = exponentials if slope is None else exponentials.mul_(slope)
@@ -283,7 +284,7 @@ def _weight_gradients(
         block, factor = hidden_states[rows], grad[rows, None] * transform.scale
         for tile, _, logits in _vocab_tiles(block, weight, bias):
             capped, slope = _transform_with_slope(_upcast(logits), transform)
-            grad_logits = capped.sub_(log_norms[rows, None]).exp_().neg_()  # -p(v)
+            grad_logits = exp_(capped.sub_(log_norms[rows, None])).neg_()  # -p(v)
             in_tile = (targets[rows] >= tile.start) & (targets[rows] < tile.stop)
             target_rows = in_tile.nonzero().squeeze(1)
             grad_logits[target_rows, targets[rows][target_rows] - tile.start] += 1

@@ -1,17 +1,22 @@
 """Attention of long blocks with oneDNN's matrix products, for AMD CPUs with AVX-512: see ``onednn``.
 
 torch's FlashAttention for CPUs computes its products with MKL, at half the speed of such a CPU. Here they are matrices of the
-queries of a few heads at a time, so that their scores stay in the cache. The equations are FlashAttention's (arXiv 2205.14135).
+queries of a few heads at a time, so that their scores stay in the cache. The equations are FlashAttention's (arXiv 2205.14135),
+with powers of 2 for those of e: see ``vector_math.exp_``.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 from orpo_cli.model import onednn
+from orpo_cli.model.vector_math import LOG2_E
 
-ROWS = 128  # queries of each head at a time
-MIN_KEYS = 384  # below, FlashAttention is as fast
+ROWS = 384  # of a product: queries of the heads of one key head
+MIN_ROWS_OF_HEAD = 64
+MIN_KEYS = 256  # below, FlashAttention is as fast
 
 
 def is_faster(query: torch.Tensor, keys: int) -> bool:
@@ -30,13 +35,13 @@ def attend(
     for head, heads in enumerate(_heads_of_keys(query, key)):
         k, v = key[0, head].contiguous(), value[0, head].contiguous()
         for rows, keys in _blocks(query, key, causal):
-            scores = torch.mm(_flat(query[0, heads, rows] * scaling), k[:keys].t())
+            scores = torch.mm(_flat(query[0, heads, rows] * (scaling * LOG2_E)), k[:keys].t())
             _hide(scores, rows, causal, float("-inf"))
             largest = scores.amax(1, keepdim=True)
-            total = scores.sub_(largest).exp_().sum(1, keepdim=True)
+            total = scores.sub_(largest).exp2_().sum(1, keepdim=True)
             found = output[0, heads, rows]
             found.copy_(torch.mm(scores, v[:keys]).div_(total).view(found.shape))
-            log_sum[0, heads, rows] = largest.add_(total.log_()).view(found.shape[:-1])
+            log_sum[0, heads, rows] = largest.div_(LOG2_E).add_(total.log_()).view(found.shape[:-1])
     return output, log_sum
 
 
@@ -51,19 +56,23 @@ def attend_backward(
     scaling: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of the queries, keys and values; ``output`` and ``log_sum`` may be those of more keys."""
-    of_query, of_key, of_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+    of_query, of_key, of_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     for head, heads in enumerate(_heads_of_keys(query, key)):
         k, v = key[0, head].contiguous(), value[0, head].contiguous()
+        # (head_dim, keys): a product whose left matrix is a transposed one of many rows would copy it
+        sum_k, sum_v = k.new_zeros(k.t().shape), v.new_zeros(v.t().shape)
         for rows, keys in _blocks(query, key, causal):
-            q, g = _flat(query[0, heads, rows] * scaling), _flat(gradient[0, heads, rows])
-            weights = torch.mm(q, k[:keys].t()).sub_(log_sum[0, heads, rows].reshape(-1, 1)).exp_()
+            q, g = _flat(query[0, heads, rows]), _flat(gradient[0, heads, rows])
+            log_sums = log_sum[0, heads, rows].reshape(-1, 1) * LOG2_E
+            weights = torch.mm(q * (scaling * LOG2_E), k[:keys].t()).sub_(log_sums).exp2_()
             _hide(weights, rows, causal, 0.0)
-            of_value[0, head, :keys] += torch.mm(weights.t(), g)
+            sum_v[:, :keys] += torch.mm(g.t(), weights)
             of_scores = torch.mm(g, v[:keys].t()).sub_((g * _flat(output[0, heads, rows])).sum(1, keepdim=True))
             of_scores.mul_(weights)
             found = of_query[0, heads, rows]
             found.copy_(torch.mm(of_scores, k[:keys]).mul_(scaling).view(found.shape))
-            of_key[0, head, :keys] += torch.mm(of_scores.t(), q)
+            sum_k[:, :keys] += torch.mm(q.t(), of_scores)
+        of_key[0, head], of_value[0, head] = sum_k.mul_(scaling).t(), sum_v.t()
     return of_query, of_key, of_value
 
 
@@ -75,8 +84,9 @@ def _heads_of_keys(query: torch.Tensor, key: torch.Tensor) -> list[slice]:
 
 def _blocks(query: torch.Tensor, key: torch.Tensor, causal: bool) -> list[tuple[slice, int]]:
     """Slices of the queries, each with the number of keys that it sees."""
-    length, keys = query.shape[2], key.shape[2]
-    ends = [(at, min(length, at + ROWS)) for at in range(0, length, ROWS)]
+    length, keys, group = query.shape[2], key.shape[2], query.shape[1] // key.shape[1]
+    rows = max(MIN_ROWS_OF_HEAD, ROWS // group)
+    ends = [(at, min(length, at + rows)) for at in range(0, length, rows)]
     return [(slice(start, end), min(end, keys) if causal else keys) for start, end in ends]
 
 
@@ -91,4 +101,10 @@ def _hide(scores: torch.Tensor, rows: slice, causal: bool, value: float) -> None
         return
     size = rows.stop - rows.start
     square = scores.view(-1, size, scores.shape[1])[:, :, rows.start :]
-    square.masked_fill_(scores.new_ones(square.shape[1:], dtype=torch.bool).triu_(1), value)
+    square.masked_fill_(_upper_triangle(*square.shape[1:]), value)
+
+
+@lru_cache(maxsize=64)
+def _upper_triangle(rows: int, columns: int) -> torch.Tensor:
+    """True above the diagonal."""
+    return torch.ones((rows, columns), dtype=torch.bool).triu_(1)

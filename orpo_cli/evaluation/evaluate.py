@@ -26,6 +26,9 @@ from orpo_cli.run_records import write_record
 from orpo_cli.rundir import RunDir
 from orpo_cli.statistics import accuracy_limit_note, compare_margins
 
+RARE = 0.05  # of p-values
+MIN_PAIRS_OF_LENGTH = 10
+
 
 def evaluate(
     target: EvalTarget,
@@ -66,7 +69,7 @@ def evaluate(
         "beta": beta,
         "models": models,
         "change": change,
-        "findings": [] if change is None else list(_findings(change, before, pairs)),
+        "findings": [] if change is None else [*_findings(change, before, pairs), *_accuracy_by_length(scores)],
         "reused": {} if kept is None else {"base": kept.as_record()},
         "seconds": round(time.monotonic() - started, 1),
         "scores": _scores_by_pair(held_out_pairs, scores),
@@ -177,12 +180,32 @@ def _findings(change: dict[str, Any], base_accuracy: float, pairs: int) -> Itera
     )
     if interval is not None and interval[0] > 0:
         yield "the margin grew, by more than chance: the interval of its change is above 0"
+        if (p_value := change.get("p_value")) is not None and p_value >= RARE:
+            yield (
+                f"the accuracy did not change measurably (p {p_value:.2g}): it counts only which answer is preferred, so it needs more pairs "
+                "than the margin"
+            )
     elif interval is not None and interval[1] < 0:
         yield f"the margin fell: the interval of its change is below 0 {what_to_do}"
     elif interval is not None:
         yield f"no measurable change of the margin: the interval of the change contains 0 {what_to_do}"
     if note := accuracy_limit_note(base_accuracy, pairs):
         yield note
+
+
+def _accuracy_by_length(scores: dict[Variant, PairScores]) -> Iterator[str]:
+    """The accuracies where the chosen completion is the longer and the shorter one: a model may have learned the length alone."""
+    longer, texts = scores["tuned"].longer, []
+    if longer is None:
+        return
+    for name, group in (("longer", longer > 0), ("shorter", longer < 0)):
+        if group.sum() < MIN_PAIRS_OF_LENGTH:
+            return
+        before, after = (
+            (each.chosen > each.rejected)[group].double().mean().item() for each in (scores["base"], scores["tuned"])
+        )
+        texts.append(f"{before:.3f} → {after:.3f} where it is the {name} one ({int(group.sum())} pairs)")
+    yield f"accuracy by the length of the chosen answer: {'; '.join(texts)}"
 
 
 def _scores_by_pair(held_out_pairs: HeldOutPairs, scores: dict[Variant, PairScores]) -> list[dict[str, Any]]:

@@ -46,9 +46,9 @@ def _entries(history: RunHistory) -> Iterator[tuple[str, str]]:
         if terms := _loss_terms(history, first, last):
             yield " ", f"of which {terms}"
     best, final = history.best_eval, history.last_eval
-    shown = [("base", history.base_eval), ("best", best), ("last", final)]
+    shown = [("base", history.base_eval), ("best after it", best), ("last", final)]
     if best.get("step") == final.get("step"):
-        shown[1:] = [("last and best", final)]
+        shown[1:] = [("last", final)]
     label = "held out"
     for name, record in shown:
         if text := _accuracy(history, name, record):

@@ -170,6 +170,7 @@ def estimate_record(estimate: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "memory_gb": round(estimate["memory_bytes"]["total"] / 1e9, 3),
         "seconds_per_step": estimate["step"]["seconds"],
+        "evaluation_seconds": estimate["training"]["evaluation_seconds"],
     }
 
 

@@ -6,9 +6,11 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import typer
 from conftest import CommandResult, Orpo
 from support.json_lines import write_json_lines
@@ -18,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from orpo_cli.cli.eval import command
 from orpo_cli.errors import DataError, UsageError
-from orpo_cli.evaluation.evaluate import _findings
+from orpo_cli.evaluation.evaluate import _accuracy_by_length, _findings
 from orpo_cli.planning.plan import DatasetPlan
 from orpo_cli.recipe.schema import Source
 from orpo_cli.report.paired_comparison import compare_with_base
@@ -104,8 +106,22 @@ def test_the_report_has_the_same_interval_of_the_change_as_eval(run: RunDir) -> 
     ],
 )
 def test_the_change_of_the_margin_is_put_into_words(interval: Any, expected: str) -> None:
-    found = _findings({"intervals": {"margin": interval}}, base_accuracy=0.5, pairs=9)
+    found = _findings({"intervals": {"margin": interval}, "p_value": 0.01}, base_accuracy=0.5, pairs=9)
     assert [text[: len(expected)] for text in found] == ([expected] if expected else [])
+
+
+def test_a_grown_margin_with_an_unchanged_accuracy_and_the_accuracy_by_length_are_put_into_words() -> None:
+    change = {"intervals": {"margin": (0.1, 0.2)}, "p_value": 0.4}
+    assert "the accuracy did not change measurably (p 0.4)" in list(_findings(change, base_accuracy=0.5, pairs=9))[1]
+    longer = torch.tensor([3] * 10 + [-3] * 12 + [0])
+    base = SimpleNamespace(chosen=torch.zeros(23), rejected=torch.ones(23), longer=None)
+    tuned = SimpleNamespace(chosen=longer.sign() * -1.0, rejected=torch.zeros(23), longer=longer)
+    (text,) = _accuracy_by_length({"base": base, "tuned": tuned})  # type: ignore[dict-item]
+    assert text.endswith(
+        "0.000 → 0.000 where it is the longer one (10 pairs); 0.000 → 1.000 where it is the shorter one (12 pairs)"
+    )
+    tuned.longer = longer[1:]
+    assert not list(_accuracy_by_length({"base": base, "tuned": tuned}))  # type: ignore[dict-item]
 
 
 def test_the_report_and_a_sweep_weight_the_held_out_pairs_as_the_evaluation_does(tmp_path: Path, orpo: Orpo) -> None:

@@ -74,7 +74,12 @@ def samples(histories: Sequence[RunHistory], labels: Sequence[str]) -> list[dict
 def planned_and_measured(history: RunHistory) -> list[dict[str, str]]:
     """What the plan expected beside what was measured."""
     run, last, estimate = history.run, history.last_train, object_or_empty(history.run.get("estimate"))
-    seconds = _product(history.total_steps, estimate.get("seconds_per_step"))
+    seconds, evaluating = (
+        _product(history.total_steps, estimate.get("seconds_per_step")),
+        estimate.get("evaluation_seconds"),
+    )
+    if seconds is not None and is_number(evaluating):
+        seconds += evaluating
     rows = [
         ("steps", history.total_steps, history.steps, "{:,.0f}"),
         ("pairs", _planned_pairs(history), last.get("pairs"), "{:,.0f}"),

@@ -45,7 +45,7 @@ def test_a_run_with_all_records(tmp_path: Path) -> None:
         "trained on 256 pairs in 2 epochs, 60,928 tokens (prompts twice), 1,012 tokens/s, peak memory 4.12 GB",
         "loss       2.3457 at step 1 → 1.2346 at step 32, each of other pairs: compare the held-out ones",
         "held out   base, step 0: accuracy 0.500 [0.381, 0.619] of 64 pairs, margin 0.2500, loss 1.0000",
-        "           best, step 16: accuracy 0.812 [0.700, 0.889] of 64 pairs, margin 0.2500, loss 1.0000",
+        "           best after it, step 16: accuracy 0.812 [0.700, 0.889] of 64 pairs, margin 0.2500, loss 1.0000",
         "           last, step 32: accuracy 0.750 [0.632, 0.840] of 64 pairs, margin 0.2500, loss 1.0000",
     ]
 
@@ -91,10 +91,9 @@ def test_a_narrow_terminal_has_continuation_lines_below_the_text(tmp_path: Path)
     history = read_history(write_run(tmp_path / "run", {}, [evaluation(2, 1.0, eval_pairs=8)]))
     assert list(summary_lines(history, 40)) == [
         "trained 32 steps in 1 min 04 s",
-        "held out   last and best, step 2:",
-        "           accuracy 1.000 [0.676,",
-        "           1.000] of 8 pairs, margin",
-        "           0.2500, loss 1.0000",
+        "held out   last, step 2: accuracy 1.000",
+        "           [0.676, 1.000] of 8 pairs,",
+        "           margin 0.2500, loss 1.0000",
     ]
 
 
@@ -103,7 +102,7 @@ def test_a_run_of_an_older_version_and_one_without_metrics(tmp_path: Path) -> No
     assert list(summary_lines(read_history(older))) == [
         "trained 32 steps in 1 min 04 s",
         "loss       2.0000 at step 2 → 2.0000 at step 2, each of other pairs: compare the held-out ones",
-        "held out   last and best, step 2: accuracy 1.000, margin 0.2500, loss 1.0000",
+        "held out   last, step 2: accuracy 1.000, margin 0.2500, loss 1.0000",
     ]
     empty = write_run(tmp_path / "empty", {}, [])
     assert list(summary_lines(read_history(empty))) == ["trained 32 steps in 1 min 04 s"]

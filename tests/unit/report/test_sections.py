@@ -77,7 +77,7 @@ def test_plan_data_environment_findings(tmp_path: Path) -> None:
         tmp_path / "run",
         values={"launch.pairs_per_step": (8, "decided")},
         run={
-            "estimate": {"memory_gb": 2.0, "seconds_per_step": 5, "tokens_per_step": 1000}, "versions": {"torch": "2.13.0"}, "command": ["/opt/bin/orpo", "train", "x y"],
+            "estimate": {"memory_gb": 2.0, "seconds_per_step": 5, "evaluation_seconds": 20.0}, "versions": {"torch": "2.13.0"}, "command": ["/opt/bin/orpo", "train", "x y"],
             "machine": {"devices": ["H100"], "processor": "p", "memory_gb": 64.0},
         },
     )  # fmt: skip
@@ -88,7 +88,7 @@ def test_plan_data_environment_findings(tmp_path: Path) -> None:
     assert rows["steps"] == ("20", "20")
     assert rows["pairs"] == ("160", "160")
     assert rows["peak memory"] == ("2.00 GB", "1.75 GB")
-    assert rows["time"] == ("1 min 40 s", "1 min 02 s")
+    assert rows["time"] == ("2 min 00 s", "1 min 02 s")
     assert rows["tokens per second"] == ("", "512")
     assert ["training pairs", "80"] in found["data"][0]
     environment = dict(found["environment"][0])

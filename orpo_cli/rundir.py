@@ -114,7 +114,9 @@ class RunDir:
         self.wandb, self.comet = root / "wandb", root / "comet"  # files of these trackers, also of runs without a login
         self.logs = root / "logs"  # the log of each attempt, and a folder with those of its ranks
         self.checkpoints = root / "checkpoints"  # the folder of the checkpoint-N folders
-        self.abandoned = root / "abandoned"  # checkpoints and metrics of steps that `--resume PATH` went back before
+        self.abandoned = (
+            root / "abandoned"
+        )  # what belongs to an earlier result, or to steps that `--resume PATH` went back before
         self.adapter = root / "adapter"  # the trained LoRA adapter
         self.model = root / "model"  # the trained model of a run without an adapter
         self.merged = root / "merged"  # the adapter merged into its base
@@ -343,6 +345,18 @@ class RunDir:
                 aside = unused_name(path.with_name(f"{path.name}.damaged"))
                 path.rename(aside)
                 self._set_aside.append((aside, path))
+
+    def set_aside_measurements(self) -> None:
+        """Before another result replaces that of a finished run: move the files that measured it to ``abandoned``, with its step.
+
+        ``evaluation.json`` becomes ``abandoned/evaluation.step-52.json``, and so does ``samples.json``.
+        """
+        steps = self.latest_run().get("steps")  # None for a damaged result that is restored
+        measured = [path for path in (self.evaluation, self.samples) if path.exists() and is_number(steps)]
+        for path in measured:
+            self.check_owned()
+            self.abandoned.mkdir(exist_ok=True)
+            path.rename(unused_name(self.abandoned / f"{path.stem}.step-{steps:.0f}{path.suffix}"))
 
     def return_result(self) -> None:
         """Rename what ``set_aside_result`` has renamed back, where the result is not restored."""

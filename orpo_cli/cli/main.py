@@ -185,7 +185,7 @@ def _lost_output_error(reason: str) -> MachineError:
 def _interrupted() -> Interrupted:
     if interruption.cause() is None:
         return Interrupted(f"{interruption.interrupted()}.")
-    kept = f"{interruption.interrupted()}: finished files are kept, and nothing incomplete is left."
+    kept = f"{interruption.interrupted()}: nothing incomplete is left, and what was complete before is kept."
     return Interrupted(kept, remedy="Run the same command again.")
 
 

@@ -20,7 +20,7 @@ REASONS = {
     "unpaired": "no other completion for the same prompt was found",
     "no_score": "the row has no scores, and min_score_margin, weight_by or rejected: worst needs them",
     "no_weight": "the weight of the pair is not a number from 0.000001 to 1,000,000",
-    "score_margin": "the score of the chosen completion does not exceed that of the rejected one by min_score_margin",
+    "score_margin": "the score of the chosen completion is less than min_score_margin above that of the rejected one",
     "histories_differ": "the conversations before the two completions differ",
     "empty_prompt": "the prompt, or its last turn, has no text",
     "empty_chosen": "the chosen completion has no text",

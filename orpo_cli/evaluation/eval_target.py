@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from orpo_cli.digests import file_sha256
 from orpo_cli.errors import HubError, UsageError
+from orpo_cli.json_files import read_json_object_or_empty
 from orpo_cli.library_imports import import_libraries
 from orpo_cli.nearest_path import near_path_remedy
 from orpo_cli.planning.plan import ModelPlan, Plan
@@ -97,7 +99,23 @@ def open_eval_target(name: str, *, chat_template: str | None, note: Callable[[st
     if rundir is not None:
         return _open_run(str(rundir.root), rundir, chat_template, note)
     check_is_model(name)
+    _note_earlier_merge(name, note)
     return _open_model(name, chat_template or "tokenizer", note)
+
+
+def _note_earlier_merge(name: str, note: Callable[[str], None]) -> None:
+    """Say where the model is a run's merged model, and the run has another adapter since: it was trained longer."""
+    path = Path(name).expanduser()
+    run = RunDir.find(path, merged=True)
+    if run is None or path.resolve() != run.merged.resolve():
+        return
+    merged = read_json_object_or_empty(path / "merge.json").get("adapter_sha256")
+    digests = merged.items() if isinstance(merged, dict) else ()
+    if any((file := run.adapter / name).is_file() and file_sha256(file) != digest for name, digest in digests):
+        note(
+            f"warning: {name} was merged from an earlier adapter of the run, which has been trained since. Merge again: orpo merge {run.root} "
+            "--overwrite"
+        )
 
 
 def find_run(name: str) -> RunDir | None:

@@ -27,6 +27,7 @@ from orpo_cli.rundir import RunDir
 from orpo_cli.statistics import accuracy_limit_note, compare_margins
 
 RARE = 0.05  # of p-values
+ENOUGH_STEPS = 100  # with fewer, more epochs are the first remedy for a margin that has not changed
 MIN_PAIRS_OF_LENGTH = 10
 
 
@@ -58,6 +59,7 @@ def evaluate(
     models = {variant: {**_metrics(each, beta), "intervals": intervals(each, beta)} for variant, each in scores.items()}
     change, pairs = _change(scores, beta), len(held_out_pairs.rows)
     before: Any = models["base"]["rewards/accuracies"] if "base" in models else None
+    steps = None if target.rundir is None else target.rundir.read_run().get("steps")
     document: dict[str, Any] = {
         "status": "evaluated",
         "name": target.name,
@@ -69,7 +71,7 @@ def evaluate(
         "beta": beta,
         "models": models,
         "change": change,
-        "findings": [] if change is None else [*_findings(change, before, pairs), *_accuracy_by_length(scores)],
+        "findings": [] if change is None else [*_findings(change, before, pairs, steps), *_accuracy_by_length(scores)],
         "reused": {} if kept is None else {"base": kept.as_record()},
         "seconds": round(time.monotonic() - started, 1),
         "scores": _scores_by_pair(held_out_pairs, scores),
@@ -172,12 +174,11 @@ def _metrics(scores: PairScores, beta: float) -> dict[str, float]:
     return {**preference_metrics(scores, beta), "margin": weighted_mean(margins_of(scores), scores.weights)}
 
 
-def _findings(change: dict[str, Any], base_accuracy: float, pairs: int) -> Iterator[str]:
-    """What the figures say about the training, where that is easily read wrongly."""
+def _findings(change: dict[str, Any], base_accuracy: float, pairs: int, steps: int | None) -> Iterator[str]:
+    """What the figures say about the training of so many ``steps``, where that is easily read wrongly."""
     interval = change["intervals"]["margin"]
-    what_to_do = (
-        "(below 100 steps, train more epochs first; otherwise raise the learning rate: orpo explain accuracy-unchanged)"
-    )
+    first = "raise the learning rate" if steps is not None and steps >= ENOUGH_STEPS else "train more epochs"
+    what_to_do = f"{'' if steps is None else f' in {steps} steps'} ({first} first: orpo explain accuracy-unchanged)"
     if interval is not None and interval[0] > 0:
         yield "the margin grew, by more than chance: the interval of its change is above 0"
         if (p_value := change.get("p_value")) is not None and p_value >= RARE:
@@ -186,9 +187,9 @@ def _findings(change: dict[str, Any], base_accuracy: float, pairs: int) -> Itera
                 "than the margin"
             )
     elif interval is not None and interval[1] < 0:
-        yield f"the margin fell: the interval of its change is below 0 {what_to_do}"
+        yield f"the margin fell: the interval of its change is below 0{what_to_do}"
     elif interval is not None:
-        yield f"no measurable change of the margin: the interval of the change contains 0 {what_to_do}"
+        yield f"no measurable change of the margin: the interval of the change contains 0{what_to_do}"
     if note := accuracy_limit_note(base_accuracy, pairs):
         yield note
 

@@ -230,6 +230,8 @@ def _existing_merge(output: Path, planned: MergeRecord, overwrite: bool) -> Merg
     if record.is_usable and record.same_origin(planned) and record.is_complete(output):
         return record
     found = f"another merge (dtype {record.dtype}, {record.created})"
+    if record.adapter_sha256 != planned.adapter_sha256:
+        found = f"a merge of another adapter ({record.created}), such as an earlier result of the run"
     if not record.is_usable:
         found = f"a merge that failed its verification ({record.created})"
     raise UsageError(f"{output} contains {found}.", remedy="Add --overwrite, or choose another -o.")

@@ -36,6 +36,9 @@ KEYS_OF_OTHER_TOOLS = {
     },
 }  # fmt: skip
 
+# Sections in sections, whose keys people write one level too high.
+NESTED_SECTIONS: tuple[Path, ...] = (("dataset", "train"), ("dataset", "rules"), ("training", "watchdogs"))
+
 
 def closest_name(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The known name that is most similar to ``name``; None if none is similar enough."""
@@ -57,7 +60,8 @@ def did_you_mean_key(key: str, section: Path) -> str:
         return f"The name here is `{other}`."
     if close := closest_name(key, known, 0.75):
         return f"Did you mean `{close}`?"
-    if home := next((each for each in Recipe.model_fields if each != name and key in known_keys((each,))), None):
+    sections = [*((each,) for each in Recipe.model_fields), *NESTED_SECTIONS]
+    if home := next((format_path(each) for each in sections if each != section and key in known_keys(each)), None):
         return f"It belongs in `{home}`: `{home}.{key}`."
     if close := closest_name(key, known, 0.5):
         return f"Did you mean `{close}`?"
@@ -76,7 +80,7 @@ def full_key(key: str) -> str | None:
             return f"{section}.{key}"
         if other := KEYS_OF_OTHER_TOOLS.get(section, {}).get(key):
             return other if "." in other else f"{section}.{other}"
-    return None
+    return next((f"{format_path(each)}.{key}" for each in NESTED_SECTIONS if key in known_keys(each)), None)
 
 
 def known_keys(section: Path) -> set[str]:

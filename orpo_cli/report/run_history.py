@@ -212,6 +212,12 @@ class RunHistory:
         return self.last_eval
 
     @property
+    def peak_memory_gb(self) -> float | None:
+        """The most memory of all attempts; run.json has that of the last one."""
+        recorded = [self.run.get("peak_memory_gb"), *(line.get("memory_gb") for line in self.train)]
+        return max((each for each in recorded if is_number(each)), default=None)
+
+    @property
     def steps(self) -> int | None:
         """The number of steps that are trained; None before the first one."""
         recorded = [self.run.get("steps"), *(each.get("to_step") for each in reversed(attempts_of(self.run)))]

@@ -35,7 +35,7 @@ def _entries(history: RunHistory) -> Iterator[tuple[str, str]]:
         _number(counted, "pairs", "{:,.0f} pairs") + _epochs(counted),
         _number(counted, "tokens", "{:,.0f} tokens (prompts twice)"),
         _number(run, "tokens_per_second", "{:,.0f} tokens/s"),
-        _number(run, "peak_memory_gb", "peak memory {:.2f} GB"),
+        "" if history.peak_memory_gb is None else f"peak memory {history.peak_memory_gb:.2f} GB",
     ]
     if any(amounts):
         yield "trained on", ", ".join(filter(None, amounts))

@@ -89,7 +89,7 @@ def _row(history: RunHistory, changed: dict[str, Any]) -> RunRow:
         saved=_evaluation_row(history, history.saved_eval),
         seconds=first_number(history.run.get("train_seconds"), history.run.get("seconds"), last_line.get("elapsed")),
         tokens_per_second=first_number(history.run.get("tokens_per_second"), last_line.get("tokens_per_second")),
-        peak_memory_gb=first_number(history.run.get("peak_memory_gb"), last_line.get("memory_gb")),
+        peak_memory_gb=history.peak_memory_gb,
         started_at=started if isinstance(started, str) else None,
         problems=history.problems,
     )

@@ -177,6 +177,7 @@ def _finish(
     rundir.check_owned()
     metrics.file.finish()
     write_last_step(rundir, trainer.state.global_step)
+    rundir.set_aside_measurements()
     save_result(trainer.model, inputs.tokenizer, plan, rundir, weights)
     metrics.event("end", _early_end(trainer), reason=FINISHED)
     metrics.file.finish()

@@ -106,13 +106,19 @@ def test_the_report_has_the_same_interval_of_the_change_as_eval(run: RunDir) -> 
     ],
 )
 def test_the_change_of_the_margin_is_put_into_words(interval: Any, expected: str) -> None:
-    found = _findings({"intervals": {"margin": interval}, "p_value": 0.01}, base_accuracy=0.5, pairs=9)
+    found = _findings({"intervals": {"margin": interval}, "p_value": 0.01}, base_accuracy=0.5, pairs=9, steps=50)
+    found = list(found)
     assert [text[: len(expected)] for text in found] == ([expected] if expected else [])
+    if found and "grew" not in expected:
+        assert "in 50 steps (train more epochs first: orpo explain accuracy-unchanged)" in found[0]
 
 
 def test_a_grown_margin_with_an_unchanged_accuracy_and_the_accuracy_by_length_are_put_into_words() -> None:
     change = {"intervals": {"margin": (0.1, 0.2)}, "p_value": 0.4}
-    assert "the accuracy did not change measurably (p 0.4)" in list(_findings(change, base_accuracy=0.5, pairs=9))[1]
+    assert (
+        "the accuracy did not change measurably (p 0.4)"
+        in list(_findings(change, base_accuracy=0.5, pairs=9, steps=50))[1]
+    )
     longer = torch.tensor([3] * 10 + [-3] * 12 + [0])
     base = SimpleNamespace(chosen=torch.zeros(23), rejected=torch.ones(23), longer=None)
     tuned = SimpleNamespace(chosen=longer.sign() * -1.0, rejected=torch.zeros(23), longer=longer)

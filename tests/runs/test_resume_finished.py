@@ -308,3 +308,33 @@ def test_a_base_that_is_gone_is_named(tmp_path: Path, orpo_here: Callable[..., A
     recorded = orpo_here(*train, *overrides(f"model.model_name_or_path={model}"))
     assert recorded.returncode == 0, recorded.stderr
     assert orpo_here("generate", run, "--prompt", "x").returncode == 0
+
+
+def test_what_measured_an_earlier_result_is_set_aside_and_an_older_merge_is_named(
+    tmp_path: Path, orpo_here: Callable[..., Any]
+) -> None:
+    recipe, rundir = finished_run(tmp_path, orpo_here)
+    for command in (
+        ("eval",),
+        ("generate", "--compare", "-n", "1", "--max-new-tokens", "2"),
+        ("merge", "--held-out", "0"),
+    ):
+        assert orpo_here(command[0], rundir.root, *command[1:]).returncode == 0
+    measured = rundir.evaluation.read_bytes()
+    assert orpo_here("train", recipe, *RESUME).returncode == 0  # nothing to do
+    assert rundir.evaluation.read_bytes() == measured
+    assert (
+        "earlier adapter" not in orpo_here("generate", rundir.merged, "--prompt", "a", "--max-new-tokens", "1").stderr
+    )
+    assert orpo_here("train", recipe, *RESUME, "--set", "training.max_steps=6").returncode == 0
+    assert not rundir.evaluation.exists()
+    assert (rundir.abandoned / "evaluation.step-4.json").read_bytes() == measured
+    assert (rundir.abandoned / "samples.step-4.json").is_file()
+    assert "held-out pairs, tuned" not in rundir.card.read_text()
+    asked = orpo_here("generate", rundir.merged, "--prompt", "a", "--max-new-tokens", "1")
+    assert (
+        f"merged from an earlier adapter of the run, which has been trained since. Merge again: orpo merge {rundir.root}"
+        in asked.stderr
+    )
+    again = orpo_here("merge", rundir.root)
+    assert (again.returncode, "a merge of another adapter" in again.stderr) == (2, True)

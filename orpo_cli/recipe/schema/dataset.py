@@ -44,7 +44,7 @@ class Source(Section):
     min_score_margin: float | None = Field(
         None,
         gt=0,
-        description="Drop pairs whose chosen score is not this much above the rejected one, or that have no scores. The scores are columns such "
+        description="Drop pairs whose chosen score is less than this above the rejected one, or that have no scores. The scores are columns such "
         "as `score_chosen` and `score_rejected`, or `chosen_rating` and `rejected_rating`; `columns` maps others.",
         examples=[1.0],
     )

@@ -84,7 +84,7 @@ def planned_and_measured(history: RunHistory) -> list[dict[str, str]]:
         ("steps", history.total_steps, history.steps, "{:,.0f}"),
         ("pairs", _planned_pairs(history), last.get("pairs"), "{:,.0f}"),
         ("tokens", None, last.get("tokens"), "{:,.0f}"),
-        ("peak memory", estimate.get("memory_gb"), first_number(run.get("peak_memory_gb"), last.get("memory_gb")), "{:.2f} GB"),
+        ("peak memory", estimate.get("memory_gb"), history.peak_memory_gb, "{:.2f} GB"),
         ("time", seconds, first_number(run.get("train_seconds"), run.get("seconds"), last.get("elapsed")), "time"),
         ("pairs per second", None, run.get("pairs_per_second"), "{:.2f}"),
         ("tokens per second", None, first_number(run.get("tokens_per_second"), last.get("tokens_per_second")), "{:,.0f}"),

@@ -67,6 +67,8 @@ def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
         worse = worse or earlier or _only_answer(others)
     if worse and not better:
         better = _only_answer([name for name in answers if name not in worse])
+    elif not worse and better and _only_answer([name for name in answers if name in better]):
+        worse = _only_answer([name for name in answers if name not in better])
     if not better or not worse or (is_label(better[0], rows) and is_label(worse[0], rows)):
         return propose_rated(rows) or propose_labelled(rows)
     prompts = prompt_candidates(rows, (*better, *worse))

@@ -115,6 +115,7 @@ def test_an_edited_answer_is_the_better_one(better: str, worse: str) -> None:
     ("better", "worse"),
     [
         ("output", "rejected_output"),
+        ("preferred_reply", "other_reply"),
         ("response", "badResponse"),
         ("answer", "wrong_answer"),
         ("输出", "负样本"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import OrpoError
@@ -42,13 +43,13 @@ class HeldOutMetrics:
 def make_held_out_metrics(
     rundir: RunDir | None, tokenizer: PreTrainedTokenizerBase, max_pairs: int, note: Callable[[str], None]
 ) -> HeldOutMetrics | None:
-    """The metrics on the first ``max_pairs`` held-out pairs, computed as `orpo eval` does.
+    """The metrics on the first ``max_pairs`` held-out pairs, computed as `orpo eval` does, in micro-batches for the CPU.
 
     None if the run has no held-out pairs, or if they cannot be loaded, which is noted.
     """
     from orpo_cli.evaluation.eval_target import EvalTarget
     from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
-    from orpo_cli.training.packed_scoring import make_scorer
+    from orpo_cli.training.packed_scoring import PackedScorer, make_scorer
 
     if rundir is None or max_pairs < 1:
         return None
@@ -65,4 +66,7 @@ def make_held_out_metrics(
         return None
     if not held_out_pairs.rows:
         return None
-    return HeldOutMetrics(held_out_pairs.rows, plan, make_scorer(plan, rundir.read_run()))
+    scorer = make_scorer(plan, rundir.read_run())
+    if isinstance(scorer, PackedScorer):  # the plan's micro-batches are those of the device that trained
+        scorer = replace(scorer, max_tokens=None)
+    return HeldOutMetrics(held_out_pairs.rows, plan, scorer)

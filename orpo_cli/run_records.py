@@ -77,6 +77,12 @@ class WarningRecord(Record):
 
     code: str
     message: str
+    remedy: str | None = None
+
+
+def warning_record(code: str, message: str, remedy: str | None) -> dict[str, str]:
+    """A warning as run.json has it."""
+    return {"code": code, "message": message} | ({} if remedy is None else {"remedy": remedy})
 
 
 class RunRecord(Record):

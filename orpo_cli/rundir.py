@@ -34,6 +34,7 @@ from orpo_cli.run_records import (
     SamplesRecord,
     first_problem,
     read_record,
+    warning_record,
     write_record,
 )
 from orpo_cli.run_result import find_result_damage
@@ -248,11 +249,11 @@ class RunDir:
         self._written = {**self.latest_run(), **changes}
         write_record(self.run, self._written)
 
-    def add_warning(self, code: str, message: str) -> None:
+    def add_warning(self, code: str, message: str, remedy: str | None = None) -> None:
         """Add a warning about the run to run.json, once."""
-        warning, known = {"code": code, "message": message}, self.latest_run().get("warnings", [])
-        if warning not in known:
-            self.write_run(warnings=[*known, warning])
+        known = self.latest_run().get("warnings", [])
+        if all((each["code"], each["message"]) != (code, message) for each in known):
+            self.write_run(warnings=[*known, warning_record(code, message, remedy)])
 
     def latest_run(self) -> dict[str, Any]:
         """The content of run.json; if it was damaged or removed while this process trains, what this process wrote last."""

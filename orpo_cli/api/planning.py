@@ -12,7 +12,7 @@ from orpo_cli.api.in_memory import SavedObject, save_objects
 from orpo_cli.api.messages import in_python, problem_in_python
 from orpo_cli.api.quiet import console_of_call
 from orpo_cli.api.recipe import RecipeSource, resolve_recipe
-from orpo_cli.errors import Problem, UsageError
+from orpo_cli.errors import Problem
 from orpo_cli.planning.plan import ModelPlan, Plan
 
 if TYPE_CHECKING:
@@ -50,20 +50,19 @@ class PlannedTraining:
         """Pairs token by token, as ``orpo data --json`` shows them: those of ``rows``, or the ``first`` ones.
 
         ``rows``: numbers of pairs, or names of rows such as ``"train_dataset:17"``. Each pair has its ``part`` (train or eval), number
-        (``pair``), ``row``, and lists of ``TokenSpan`` (text, ids, purpose) as ``prompt``, ``chosen`` and ``rejected``. Raises UsageError for a
-        row without a pair, which says why it was dropped, and the errors of ``data``.
+        (``pair``), ``row``, and lists of ``TokenSpan`` (text, ids, purpose) as ``prompt``, ``chosen`` and ``rejected``. A dropped row has only its
+        ``row`` and, as ``dropped``, why. Raises UsageError for a row that does not exist, and the errors of ``data``.
         """
         from orpo_cli.model.tokenizer import load_tokenizer
         from orpo_cli.workflows.data import pairs_of_rows, spans_of_pairs
 
         parts, names = self._tables, [str(row) for row in rows]
         with console_of_call(verbose=False), naming_datasets(self._saved):
-            shown = {"train": parts.train.select(range(min(first, len(parts.train))))}
+            shown, dropped = {"train": parts.train.select(range(min(first, len(parts.train))))}, dict[str, str]()
             if names:
                 shown, dropped = pairs_of_rows(self.plan, parts, load_tokenizer(self._model), names)
-                if dropped:
-                    raise UsageError(" ".join(dropped.values()))
-            return list(spans_of_pairs(self.plan, parts, shown))
+            reasons = [{"row": row, "dropped": in_python(text)} for row, text in dropped.items()]
+            return [*spans_of_pairs(self.plan, parts, shown), *reasons]
 
     @cached_property
     def _tables(self) -> PairTables:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.api import functions
-from orpo_cli.api.messages import in_python, messages_for_python
+from orpo_cli.api.messages import messages_for_python, problem_in_python
 from orpo_cli.errors import Problem
 from orpo_cli.planning.plan import Plan
 from orpo_cli.rundir import RunDir
@@ -59,12 +59,15 @@ class Run:
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """Warnings about the recipe, the plan, the data and the run, from run.json. They have ``code`` and ``message``.
+        """Warnings about the recipe, the plan, the data and the run, from run.json: ``code``, ``message``, and ``remedy`` where there is one.
 
         A message starts with the path in the recipe, where there is one: ``dataset.train: …``.
         """
         found = self.record.get("warnings", [])
-        return tuple(Problem(each["code"], in_python(each["message"]), severity="warning") for each in found)
+        return tuple(
+            problem_in_python(Problem(each["code"], each["message"], remedy=each.get("remedy"), severity="warning"))
+            for each in found
+        )
 
     @property
     def evaluation(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from orpo_cli.json_files import is_number
 from orpo_cli.merging.merge_record import MergeRecord
 from orpo_cli.planning.plan import Plan
 from orpo_cli.report.benchmark_view import benchmark_settings, benchmark_table, benchmark_title
+from orpo_cli.report.run_history import pairs_of_incomplete_step
 from orpo_cli.rundir import RunDir
 
 # Rows of the results table; names as in metrics.jsonl, without the prefix eval_ of evaluations.
@@ -54,6 +55,11 @@ def results_section(rundir: RunDir, plan: Plan) -> str:
         {name.removeprefix("eval_"): value for name, value in line.items()} for line in lines if "eval_loss" in line
     ]
     columns = {escape_text(f"step {line.get('step', '')}"): line for line in (*steps[:1], *steps[-1:])}
+    if (few := pairs_of_incomplete_step(steps, plan.launch.pairs_per_step)) is not None:  # its numbers say little
+        columns = {
+            f"{title} ({few} pair{'s' * (few != 1)})" if line is steps[-1] else title: line
+            for title, line in columns.items()
+        }
     saved_step = (rundir.read_run().get("final_evaluation") or {}).get(
         "step"
     )  # of the best checkpoint, or the last one

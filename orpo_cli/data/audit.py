@@ -133,6 +133,9 @@ def data_warnings(tables: Mapping[str, PairTable], report: DataReport) -> list[P
         prompt, chosen, rejected = (table.full_token_counts(name) for name in PARTS)
         cut = truncation(prompt + np.maximum(chosen, rejected), report.max_length)
         found += _problems(part, cut, length_bias(chosen, rejected))
+    if report.leaked and report.leaked["pairs"] and not report.leaked["left_out"]:
+        message, remedy = f"{report.leakage()}.", "dataset.rules.leaked: true drops these pairs."
+        found.append(Problem("prompts-held-out", message, "dataset.train", remedy=remedy, severity="warning"))
     if few := report.few_held_out():
         found.append(Problem("few-held-out-pairs", few, "dataset.eval", severity="warning"))
     return found

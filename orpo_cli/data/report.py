@@ -247,10 +247,7 @@ class DataReport:
         if self.leaked and not self.leaked["pairs"]:
             text.append("no leakage: no eval prompt occurs in train")
         elif self.leaked and not self.leaked["left_out"]:
-            text.append(
-                f"leakage: the prompts of {self.leaked['pairs']:,} train pairs occur in eval: "
-                f"{', '.join(self.leaked['examples'])}; dataset.rules.leaked: true drops these pairs"
-            )
+            text.append(f"leakage: {self.leakage()}; dataset.rules.leaked: true drops these pairs")
         for part, stats in self.lengths.items():
             each = (
                 f"{name} {row['mean']:.0f} mean, {row['p95']:.0f} p95, {row['max']:.0f} max"
@@ -268,6 +265,12 @@ class DataReport:
         if has_advice and (few := self.few_held_out()):
             text.append(f"{few} (dataset.eval)")
         return text
+
+    def leakage(self) -> str:
+        """Which training pairs have a prompt that is held out."""
+        return (
+            f"the prompts of {self.leaked['pairs']:,} train pairs occur in eval: {', '.join(self.leaked['examples'])}"
+        )
 
     def few_held_out(self) -> str | None:
         """What few held-out pairs mean; None where there are enough, or none at all."""

@@ -7,7 +7,7 @@ Files are read when they are needed, so that a table of many runs is fast. Impor
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,20 @@ SHORT_NAMES = {
 }
 MAX_VALUE = 1e100  # of a metric; more is a damaged file, and overflows in sums and charts
 MAX_DEPTH = 6  # sections of a plan in each other
+
+
+def pairs_of_incomplete_step(lines: Sequence[Mapping[str, Any]], pairs_per_step: object) -> int | None:
+    """The pairs of the last line of training, where its steps have fewer than ``pairs_per_step`` each; else None.
+
+    The last step of an epoch has the pairs that are left, and its numbers are those of few pairs.
+    """
+    if len(lines) < 2 or not is_number(pairs_per_step):
+        return None
+    before, last = lines[-2:]
+    if not all(is_number(line.get(name)) for line in (before, last) for name in ("pairs", "step")):
+        return None
+    pairs, steps = last["pairs"] - before["pairs"], last["step"] - before["step"]
+    return int(pairs) if 0 < pairs < steps * pairs_per_step else None
 
 
 class RunHistory:

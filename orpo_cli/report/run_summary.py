@@ -9,7 +9,7 @@ from typing import Any
 from orpo_cli.json_files import is_number, object_or_empty
 from orpo_cli.report.plan_summary import nll_tokens, short_path, wrap_with_indent
 from orpo_cli.report.remaining_time import duration_text
-from orpo_cli.report.run_history import MARGIN, RunHistory, metric_value
+from orpo_cli.report.run_history import MARGIN, RunHistory, metric_value, pairs_of_incomplete_step
 from orpo_cli.statistics import accuracy_limit_note
 
 LABEL_WIDTH = 11
@@ -42,7 +42,9 @@ def _entries(history: RunHistory) -> Iterator[tuple[str, str]]:
     first = history.train[0] if history.train else {}
     if (start := metric_value(first, "loss")) is not None and (end := metric_value(last, "loss")) is not None:
         other = ", each of other pairs: compare the held-out ones" if history.evals else ""
-        yield "loss", f"{start:.4f} at step {first['step']} → {end:.4f} at step {last['step']}{other}"
+        few = pairs_of_incomplete_step(history.train, history.values.get("launch.pairs_per_step"))
+        of_few = "" if few is None else f" (of {few} pair{'s' * (few != 1)})"
+        yield "loss", f"{start:.4f} at step {first['step']} → {end:.4f} at step {last['step']}{of_few}{other}"
         if terms := _loss_terms(history, first, last):
             yield " ", f"of which {terms}"
     best, final = history.best_eval, history.last_eval

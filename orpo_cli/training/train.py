@@ -154,7 +154,7 @@ def _begin_steps(
     problem = untrained_template_tokens(trainer.model, inputs.tokenizer, inputs.train_dataset)
     if problem is not None:
         observer.warn(problem)
-        rundir.add_warning(problem.code, problem.message)
+        rundir.add_warning(problem.code, problem.message, problem.remedy)
     foreign = _restore_metrics(rundir, resume_from)
     if foreign:
         observer.note(f"{rundir.metrics}: lines that are not metrics are kept: {foreign}")

@@ -66,7 +66,7 @@ def record_data(rundir: RunDir, plan: Plan, pairs: PreparedData) -> None:
         *data_warnings(pairs.tables, pairs.report),
         *few_steps_warnings(plan, count_steps(plan, count), count),
     ):
-        rundir.add_warning(each.code, each.record_text())
+        rundir.add_warning(each.code, each.record_text(), each.remedy)
 
 
 def refuse_before_load(

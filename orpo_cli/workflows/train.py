@@ -24,6 +24,7 @@ from orpo_cli.report.console import Console
 from orpo_cli.run_attempts import FINISHED
 from orpo_cli.run_creation import create_run, raise_if_in_use
 from orpo_cli.run_log import run_log
+from orpo_cli.run_records import warning_record
 from orpo_cli.run_status import begin_attempt, record_result
 from orpo_cli.rundir import RecipeTexts, RunDir
 from orpo_cli.temporary_directory import remove_dead_directories
@@ -158,7 +159,7 @@ def _attempt_record(loaded: LoadedRecipe, plan: Plan, warnings: Sequence[Problem
         "command": sys.argv,
         "changed": {**overridden_values(loaded), **(loaded.in_memory or {})},
         "tags": plan.tags,
-        "warnings": [{"code": each.code, "message": each.record_text()} for each in warnings],
+        "warnings": [warning_record(each.code, each.record_text(), each.remedy) for each in warnings],
     }
 
 

@@ -40,11 +40,13 @@ def test_dropped_rows_are_a_warning_of_the_plan_and_of_the_run_and_named_by_thei
     planned = plan(recipe(tmp_path), **objects)
     assert planned.estimate is not None
     assert "`plan(…).data` shows why" in planned.estimate["data_notes"][0]
-    first, second, few = planned.warnings
+    first, second, leaked, few = planned.warnings
     assert (first.code, first.path, first.severity) == ("rows-dropped", "dataset.train", "warning")
     assert "5 of 17 rows are dropped: 5 identical: the two completions are identical; train_dataset:1," in first.message
     assert "1 of 13 rows" in second.message
     assert "eval_dataset:1." in second.message
+    assert (leaked.code, leaked.message[:42]) == ("prompts-held-out", "the prompts of 12 train pairs occur in eva")
+    assert leaked.remedy == "dataset.rules.leaked: true drops these pairs."
     assert (few.code, few.path) == ("few-held-out-pairs", "dataset.eval")
     assert few.message.startswith("only 12 eval pairs: ")
     assert planned.data["dropped"] == {"identical": 6}
@@ -55,10 +57,14 @@ def test_dropped_rows_are_a_warning_of_the_plan_and_of_the_run_and_named_by_thei
     held_out, of_train = planned.pairs("eval_dataset:2", 0)[::-1]
     assert (held_out["part"], of_train["part"]) == ("eval", "train")
     assert objects["train_dataset"][5]["prompt"] in "".join(span.text for span in of_train["prompt"])
-    with pytest.raises(UsageError, match="row train_dataset:3: no pair, because the row is dropped as identical"):
-        planned.pairs("train_dataset:3")
+    kept, dropped = planned.pairs("train_dataset:3", "train_dataset:6")
+    assert (kept["row"], dropped["row"]) == ("train_dataset:6", "train_dataset:3")
+    assert dropped["dropped"].startswith("row train_dataset:3: no pair, because the row is dropped as identical")
+    with pytest.raises(UsageError, match="there is no pair of this number or row name"):
+        planned.pairs("train_dataset:99")
     run = train(recipe(tmp_path), **objects)
-    assert [each.code for each in run.warnings] == ["rows-dropped", "rows-dropped", "few-held-out-pairs"]
+    assert [each.code for each in run.warnings] == [each.code for each in planned.warnings]
+    assert [each.remedy for each in run.warnings] == [each.remedy for each in planned.warnings]
     assert [each["message"] for each in run.record["warnings"]] == [each.message for each in run.warnings]
     assert run.warnings[0].message.startswith("dataset.train: dataset in memory")
     assert run.warnings[0].message.endswith(first.message)
@@ -113,7 +119,7 @@ def test_held_out_pairs_of_the_data_that_a_dataset_replaces_are_a_warning(
 
     def codes(sections: dict[str, Any], **more: Any) -> list[str]:
         found = [each.code for each in plan(sections, **objects, **more).warnings]
-        return [code for code in found if code != "few-held-out-pairs"]
+        return [code for code in found if code not in ("few-held-out-pairs", "prompts-held-out")]
 
     assert codes(own) == ["held-out-of-recipe"]
     assert codes(own, eval_dataset=rows(0)) == []

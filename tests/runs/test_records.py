@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,12 @@ def test_warnings_of_the_recipe_are_in_the_record(tmp_path: Path, orpo_here: Cal
     assert orpo_here("train", recipe).returncode == 0
     warnings = json.loads((tmp_path / "run" / "run.json").read_text())["warnings"]
     assert [each["code"] for each in warnings if each["message"].startswith("training.learning_rate: ")] != []
+
+
+def test_the_last_step_of_an_epoch_says_how_many_pairs_it_has(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    training = {"max_steps": -1, "num_train_epochs": 1, "per_device_train_batch_size": 23, "logging_steps": 1}
+    recipe = write_recipe(tmp_path, estimated=False, training=training)  # 24 pairs
+    done = orpo_here("train", recipe)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"loss +\S+ at step 1 → \S+ at step 2 \(of 1 pair\)", done.stderr)
+    assert "| step 2 (1 pair) |" in (tmp_path / "run" / "README.md").read_text()

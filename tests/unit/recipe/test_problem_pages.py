@@ -18,7 +18,7 @@ EXPLANATIONS = {code: read_explanation(code) for code in problem_codes()}
 WITH_EXAMPLE = [code for code, explanation in EXPLANATIONS.items() if explanation.broken is not None]
 WITHOUT_EXAMPLE = {
     "recipe-empty", "recipe-unreadable", "recipe-not-a-mapping", "yaml-too-deep", "recipe-too-large", "extends-too-deep",
-    "data-refused", "few-held-out-pairs", "few-steps", "held-out-of-recipe", "rows-dropped", "doubtful-rows", "pairs-truncated", "length-predicts-preference",  # of the data
+    "data-refused", "few-held-out-pairs", "few-steps", "prompts-held-out", "held-out-of-recipe", "rows-dropped", "doubtful-rows", "pairs-truncated", "length-predicts-preference",  # of the data
     "untrained-template-tokens", "hub-push-failed", "tracker-failed",  # found while the run trains
     *(name.replace("_", "-") for name in WatchdogSettings.model_fields),
 }  # fmt: skip

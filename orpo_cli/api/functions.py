@@ -84,8 +84,9 @@ def evaluate(
 
 def generate(
     model: str | Path | PreTrainedModel,
-    prompts: str | Sequence[str | Sequence[Message]],
+    prompts: str | Sequence[str | Sequence[Message]] | None = None,
     *,
+    count: int | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     compare: bool = False,
     system: str | None = None,
@@ -98,8 +99,16 @@ def generate(
     """Answer prompts, each a text or a conversation that ends with a message of the user or of a tool, in the order given.
 
     ``model``: a run, or a model: its name, folder or object (with ``tokenizer``). ``compare``: also the base model of a run. The
-    prompts have the tokens of the training. Temperature 0 takes the most likely token. Raises UsageError, HubError, MachineError.
+    prompts have the tokens of the training. Without ``prompts``: ``count`` (4) prompts that the run held out; with ``compare`` their answers
+    are written to samples.json, which the report and the model card show. Temperature 0 takes the most likely token. Raises UsageError,
+    HubError, MachineError.
     """
+    if prompts is None:
+        _check_sampling(max_new_tokens, temperature, top_p, seed)
+        sampling_values = max_new_tokens, temperature, top_p, seed
+        return _answer_held_out(model, count, sampling_values, compare=compare, system=system, verbose=verbose)
+    if count is not None:
+        raise UsageError("count does nothing with prompts: every prompt is answered.", remedy="Leave count out.")
     with console_of_call(verbose) as console, _in_eval_mode(model):
         from orpo_cli.evaluation.answers import AnswerOptions, answer_prompts
         from orpo_cli.evaluation.generation import SamplingParams
@@ -125,6 +134,32 @@ def generate(
     return [
         Answer(prompt.text, found.text, found.finished, base)
         for prompt, found, base in zip(built, tuned, bases, strict=True)
+    ]
+
+
+def _answer_held_out(
+    model: str | Path | PreTrainedModel,
+    count: int | None,
+    sampling: tuple[int, float, float, int | None],
+    *,
+    compare: bool,
+    system: str | None,
+    verbose: bool,
+) -> list[Answer]:
+    """Answers to prompts that a run held out, as `orpo generate RUN` gives them."""
+    if not isinstance(model, str | Path):
+        raise UsageError("prompts: a model object has no held-out prompts.", remedy="Give prompts.")
+    with console_of_call(verbose) as console:
+        from orpo_cli.evaluation.generation import SamplingParams
+        from orpo_cli.workflows.generate import GenerateRequest, generate_answers, record_samples
+
+        request = GenerateRequest([], count=count, compare=compare, system=system)
+        document = generate_answers(fspath(model), request, SamplingParams(*sampling).with_seed(), console)
+        record_samples(fspath(model), request, document, console)
+    variant = document["models"][-1]
+    return [
+        Answer(row["prompt"], row[variant]["text"], row[variant]["finished"], row["base"]["text"] if compare else None)
+        for row in document["answers"]
     ]
 
 

@@ -84,8 +84,8 @@ class Run:
         """As ``orpo_cli.evaluate`` of this run."""
         return functions.evaluate(self.path, data, **options)
 
-    def generate(self, prompts: str | Sequence[Any], **options: Any) -> list[Answer]:
-        """As ``orpo_cli.generate`` of this run; ``compare=True`` adds the answers of the base model."""
+    def generate(self, prompts: str | Sequence[Any] | None = None, **options: Any) -> list[Answer]:
+        """As ``orpo_cli.generate`` of this run, without ``prompts`` of held-out ones; ``compare=True`` adds the answers of the base model."""
         return functions.generate(self.path, prompts, **options)
 
     def merge(self, output: str | Path | None = None, **options: Any) -> MergeResult:

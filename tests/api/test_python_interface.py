@@ -106,6 +106,10 @@ def test_what_a_run_can_do_prints_nothing_and_leaves_the_process_alone(
     assert evaluation["pairs"] == 4
     assert run.evaluation["models"].keys() == {"base", "tuned"}
     texts, talk = ["What is red?", "Why?"], [{"role": "user", "content": "What is red?"}]
+    held_out = run.generate(count=2, compare=True, max_new_tokens=4)
+    assert len(held_out) == 2
+    assert all(each.base is not None for each in held_out)
+    assert [each["prompt"] for each in run.rundir.read_samples()["answers"]] == [each.prompt for each in held_out]
     answers = run.generate([*texts, talk], compare=True, max_new_tokens=4)
     assert [answer.prompt for answer in answers] == [*texts, "What is red?"]
     assert answers[0] == answers[2]

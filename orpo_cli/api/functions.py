@@ -168,8 +168,11 @@ def merge(
 ) -> MergeResult:
     """Merge the adapter of a run, a checkpoint or an adapter folder into its base, and verify the result.
 
-    ``output``: default is the ``merged`` folder of the run. ``options``: ``base``, ``dtype``, ``max_shard_size``, ``into``,
-    ``adapters``, ``weights``, ``memory``, ``held_out_pairs`` and ``overwrite``, as fields of ``MergeRequest``. Raises UsageError, MachineError, HubError, RunError where the result is wrong.
+    ``output``: default is the ``merged`` folder of the run. ``options``: ``base`` (the base model, where the adapter does not name it),
+    ``dtype`` (of the merged weights), ``max_shard_size`` (``"5GB"``), ``into`` (``"trained"`` or ``"original"``: weights of a base that training
+    quantized), ``adapters`` and ``weights`` (further adapters, and a factor for each adapter), ``memory`` (to use at most, ``"8GB"``),
+    ``held_out_pairs`` (to compare, 32; fewer are faster) and ``overwrite`` (replace another merge). Raises UsageError, MachineError,
+    HubError, RunError where the result is wrong.
     """
     with console_of_call(verbose) as console:
         from orpo_cli.merging.merge import merge as merge_adapters
@@ -182,8 +185,8 @@ def merge(
 def export(target: str | Path, *formats: str, verbose: bool = False, **options: Any) -> list[ExportResult]:
     """Write a trained model as safetensors, GGUF or a bitsandbytes checkpoint, and verify each.
 
-    ``formats``: default are those of the recipe. ``options``: the other fields of ``ExportRequest``, such as ``output``, ``dtype``
-    and ``gguf_types``. Raises UsageError, MachineError, HubError, RunError.
+    ``formats``: default are those of the recipe. ``options``: ``output`` (the folder), ``dtype`` (of the weights), ``max_shard_size``
+    (``"5GB"``), ``gguf_types`` (``["q8_0"]``) and ``overwrite`` (replace another export). Raises UsageError, MachineError, HubError, RunError.
     """
     with console_of_call(verbose) as console:
         from orpo_cli.exporting.export import export as export_model
@@ -197,8 +200,9 @@ def export(target: str | Path, *formats: str, verbose: bool = False, **options: 
 def push(run: str | Path, repo_id: str | None = None, *, verbose: bool = False, **options: Any) -> PushResult:
     """Upload parts of a run to the hub, with a model card. A new repository is private.
 
-    ``repo_id``: default is hub.repo_id of the recipe. ``options``: the other fields of ``PushRequest``, such as ``parts``,
-    ``private`` and ``dry_run``. Raises UsageError, HubError.
+    ``repo_id``: default is hub.repo_id of the recipe. ``options``: ``parts`` (what to push, such as ``["adapter", "merged"]``), ``include`` and
+    ``exclude`` (patterns of paths), ``samples`` (answers in the card), ``private``, ``revision`` (a branch), ``create_pr``, ``tag``, ``commit_message``,
+    ``accept_base_license``, ``force`` (replace files of others, move a tag) and ``dry_run``. Raises UsageError, HubError.
     """
     from orpo_cli.hub.push import PushRequest
     from orpo_cli.hub.push import push as push_run

@@ -7,7 +7,7 @@ with powers of 2 for those of e: see ``vector_math.exp_``.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
 
 import torch
 
@@ -32,11 +32,13 @@ def attend(
     ``key``, ``value``: (1, kv_heads, keys, head_dim). ``causal``: query i sees the keys up to i.
     """
     output, log_sum = torch.empty_like(query), query.new_empty(query.shape[:-1])
+    blocks = _blocks(query, key, causal)
+    hidden = _hidden(blocks, causal)
     for head, heads in enumerate(_heads_of_keys(query, key)):
         k, v = key[0, head].contiguous(), value[0, head].contiguous()
-        for rows, keys in _blocks(query, key, causal):
+        for rows, keys in blocks:
             scores = torch.mm(_flat(query[0, heads, rows] * (scaling * LOG2_E)), k[:keys].t())
-            _hide(scores, rows, causal, float("-inf"))
+            _hide(scores, rows, hidden, float("-inf"))
             largest = scores.amax(1, keepdim=True)
             total = scores.sub_(largest).exp2_().sum(1, keepdim=True)
             found = output[0, heads, rows]
@@ -57,15 +59,17 @@ def attend_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of the queries, keys and values; ``output`` and ``log_sum`` may be those of more keys."""
     of_query, of_key, of_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    blocks = _blocks(query, key, causal)
+    hidden = _hidden(blocks, causal)
     for head, heads in enumerate(_heads_of_keys(query, key)):
         k, v = key[0, head].contiguous(), value[0, head].contiguous()
         # (head_dim, keys): a product whose left matrix is a transposed one of many rows would copy it
         sum_k, sum_v = k.new_zeros(k.t().shape), v.new_zeros(v.t().shape)
-        for rows, keys in _blocks(query, key, causal):
+        for rows, keys in blocks:
             q, g = _flat(query[0, heads, rows]), _flat(gradient[0, heads, rows])
             log_sums = log_sum[0, heads, rows].reshape(-1, 1) * LOG2_E
             weights = torch.mm(q * (scaling * LOG2_E), k[:keys].t()).sub_(log_sums).exp2_()
-            _hide(weights, rows, causal, 0.0)
+            _hide(weights, rows, hidden, 0.0)
             sum_v[:, :keys] += torch.mm(g.t(), weights)
             of_scores = torch.mm(g, v[:keys].t()).sub_((g * _flat(output[0, heads, rows])).sum(1, keepdim=True))
             of_scores.mul_(weights)
@@ -95,16 +99,16 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1, tensor.shape[-1])
 
 
-def _hide(scores: torch.Tensor, rows: slice, causal: bool, value: float) -> None:
+def _hidden(blocks: Sequence[tuple[slice, int]], causal: bool) -> torch.Tensor | None:
+    """Keys behind their query, (queries, keys) of the largest block: its own tokens above the diagonal. None where all are seen."""
+    size = max((rows.stop - rows.start for rows, _ in blocks), default=0)
+    return torch.ones((size, size), dtype=torch.bool).triu_(1) if causal else None
+
+
+def _hide(scores: torch.Tensor, rows: slice, hidden: torch.Tensor | None, value: float) -> None:
     """Set the scores (heads * rows, keys) of keys behind their query to ``value``."""
-    if not causal:
+    if hidden is None:
         return
     size = rows.stop - rows.start
     square = scores.view(-1, size, scores.shape[1])[:, :, rows.start :]
-    square.masked_fill_(_upper_triangle(*square.shape[1:]), value)
-
-
-@lru_cache(maxsize=64)
-def _upper_triangle(rows: int, columns: int) -> torch.Tensor:
-    """True above the diagonal."""
-    return torch.ones((rows, columns), dtype=torch.bool).triu_(1)
+    square.masked_fill_(hidden[:size, : square.shape[2]], value)

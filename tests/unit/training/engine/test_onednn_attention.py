@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from orpo_cli.model.onednn import use_mkl, use_onednn
 from orpo_cli.training.engine import onednn_attention
@@ -84,3 +85,13 @@ def test_it_is_used_only_where_onednn_is(monkeypatch: pytest.MonkeyPatch) -> Non
         assert not onednn_attention.is_faster(query.double(), 10_000)
     finally:
         use_mkl()
+
+
+def test_a_trace_leaves_no_fake_tensor_behind() -> None:
+    """A plan traces the model with tensors without content, in the process that trains next."""
+    arguments = torch.randn(1, 2, 40, 8), torch.randn(1, 1, 40, 8), torch.randn(1, 1, 40, 8), True, 0.3
+    with FakeTensorMode() as mode:
+        onednn_attention.attend(*(mode.from_tensor(each) for each in arguments[:3]), True, 0.3)
+    output, log_sum = onednn_attention.attend(*arguments)
+    assert torch.isfinite(output).all()
+    assert type(log_sum) is torch.Tensor

@@ -161,24 +161,25 @@ def pairs_of_rows(
     from orpo_cli.data.prepare import prepare_tables
 
     found, missing = dict[str, list[int]](), list[str]()
-    for row in map(_without_folder, rows):
-        positions = _positions_of_row(parts, row)
+    for row in rows:
+        positions = _positions_of_row(parts, row) or _positions_of_row(parts, _without_folder(row))
         for part, each in positions.items():
             found.setdefault(part, []).extend(each)
         if not positions:
-            missing.append(row)
+            missing += dict.fromkeys((row, _without_folder(row)))
     drops = DropsOfRows(names=missing)
     if not all(map(str.isdigit, missing)) and parts.report.dropped:  # the cache has no drops: the rows are read again
         prepare_tables(plan.dataset, tokenizer, dropped=drops, **prepare_options(plan, lambda _: None))
     tables = {"train": parts.train, "eval": parts.eval}
     shown = {part: table.select(found[part]) for part, table in tables.items() if part in found and table is not None}
-    if unknown := [row for row in missing if row not in drops.rejections]:
+    dropped = {row: _drop_text(row, drops.rejections[row]) for row in missing if row in drops.rejections}
+    if unknown := [row for row in missing if not {row, _without_folder(row)} & dropped.keys() and row in rows]:
         raise _unknown_row_error(parts, unknown[0])
-    return shown, {row: _drop_text(row, drops.rejections[row]) for row in missing}
+    return shown, dropped
 
 
 def _without_folder(row: str) -> str:
-    """The name of a row, as pairs have it: of ``../train.jsonl:17`` without the folder."""
+    """The name of a row of a file that is given with its folder: of ``../train.jsonl:17`` the last part. Rows of a folder have one in their name."""
     return row.rpartition("/")[2] if row.rpartition("/")[2].rpartition(":")[2][:1].isdigit() else row
 
 

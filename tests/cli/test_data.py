@@ -315,3 +315,19 @@ def test_the_html_page_escapes_name_and_text(tmp_path: Path, orpo_here: Orpo) ->
     assert "b" not in page.tags
     assert f"{name}: training data" in page.text
     assert "<b>{title}</b>" in page.text_of(page.data["pairs"][0], "chosen")
+
+
+def test_a_row_of_a_folder_is_found_by_its_name_and_explained(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "folder" / "train").mkdir(parents=True)
+    first, *others = pairs(6)
+    write_json_lines(
+        tmp_path / "folder" / "train" / "a.jsonl", [first, {**first, "rejected": first["chosen"]}, *others]
+    )
+    source = ("--set", f"dataset.train={{path: {tmp_path / 'folder'}}}")
+    listed = json.loads(orpo_here("data", recipe, *source, "--json", "--show", "1").stdout)["pairs"][0]["row"]
+    assert listed.endswith("/train/a.jsonl:1")
+    shown = orpo_here("data", recipe, *source, "--row", listed, "--row", f"{listed[:-1]}2")
+    assert shown.returncode == 0, shown.stderr
+    assert f"pair 0, {listed}" in shown.stdout
+    assert f"row {listed[:-1]}2: no pair, because the row is dropped as identical" in shown.stdout

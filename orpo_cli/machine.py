@@ -11,8 +11,9 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Device = Literal["cpu", "cuda", "mps"]
 
@@ -86,11 +87,8 @@ def _may_have_gpu() -> bool:
     """
     if "torch" in sys.modules or not sys.platform.startswith("linux"):
         return True
-    torch = importlib.util.find_spec("torch")  # finds it without importing it
-    if torch is None or torch.origin is None:
-        return True
     try:
-        built_for = runpy.run_path(str(Path(torch.origin).with_name("version.py")))
+        built_for = _torch_build()
         if built_for["cuda"] is None or built_for["hip"] is not None:
             return built_for["hip"] is not None
         ctypes.CDLL("libcuda.so.1")  # as the runtime of CUDA loads it
@@ -99,6 +97,24 @@ def _may_have_gpu() -> bool:
     except Exception:  # another torch than those we know
         return True
     return True
+
+
+def _torch_build() -> dict[str, Any]:
+    """Variables of torch's ``version.py``, without importing torch: ``cuda`` and ``hip`` are versions or None."""
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None:
+        raise ImportError("torch is not installed")
+    return runpy.run_path(str(Path(torch.origin).with_name("version.py")))
+
+
+@cache
+def has_gpu_libraries() -> bool:
+    """Whether torch was built for GPUs: importing it then loads their libraries, also on a machine without a GPU."""
+    try:
+        built_for = _torch_build()
+        return built_for["cuda"] is not None or built_for["hip"] is not None
+    except Exception:  # another torch than those we know
+        return False
 
 
 def _available_gpu_bytes(device_count: int) -> int | None:

@@ -15,13 +15,14 @@ from typing import Any
 from orpo_cli.estimate.batching import checked_pairs, first_step, largest_micro_batch
 from orpo_cli.estimate.pair_lengths import PairLengths, PairSize
 from orpo_cli.estimate.parameter_counts import SAME_INPUT, count_trained_by_adapter, optimizer_bytes
-from orpo_cli.machine import Machine
+from orpo_cli.machine import Machine, has_gpu_libraries
 from orpo_cli.planning.model_facts import ModelFacts
 from orpo_cli.planning.plan import Plan, PlanDraft
 from orpo_cli.recipe.schema import LoraSection
 
 HEADROOM = 0.9  # of the available memory; the rest is for what the estimate does not count
-PROCESS_BYTES = 0.62e9  # on a CPU: Python with torch, transformers, trl and peft; measured
+# On a CPU: Python with torch, transformers, trl and peft; measured, the second with a torch that was built for CUDA.
+CPU_BUILD_BYTES, GPU_BUILD_BYTES = 0.62e9, 0.95e9
 DEVICE_BYTES = 0.8e9  # on a GPU: the CUDA context and the kernels' workspaces; not measured
 # Allocated memory over live activations. glibc's heap is fragmented, since some aligned blocks do not fit into the gaps between
 # live blocks: measured (docs/memory.md) with the heap settings of `orpo train` and `training.allocator`. For the caching
@@ -208,7 +209,12 @@ def adapter_copy_width(plan: Plan) -> int:
 
 def process_bytes(plan: Plan) -> float:
     """Bytes that a process takes on the device of ``plan`` before it loads anything."""
-    return PROCESS_BYTES if plan.device == "cpu" else DEVICE_BYTES
+    return host_process_bytes() if plan.device == "cpu" else DEVICE_BYTES
+
+
+def host_process_bytes() -> float:
+    """Bytes of main memory that a process takes before it loads anything, with the torch that is installed here."""
+    return GPU_BUILD_BYTES if has_gpu_libraries() else CPU_BUILD_BYTES
 
 
 def head_tile_bytes(plan: Plan, facts: ModelFacts) -> float:

@@ -15,13 +15,13 @@ from orpo_cli.estimate.memory import (
     BYTES_PER_ELEMENT,
     CACHE_OVERHEAD,
     HEAP_OVERHEAD,
-    PROCESS_BYTES,
     EstimateInputs,
     Memory,
     computation_of,
     dequantized_bytes,
     estimate_memory,
     head_tile_bytes,
+    host_process_bytes,
     process_bytes,
     trace_largest_micro_batch,
     weight_bytes,
@@ -142,7 +142,7 @@ def estimate_strategy(plan: Plan, inputs: EstimateInputs, strategy: Strategy) ->
     if setting is not None and setting.startswith("training.optim"):
         plan = plan.model_copy(update={"training": {**plan.training, "optim": SHARDED_OPTIMIZER}})
     if strategy.launch == "ddp":
-        memory, host = estimate_memory(plan, inputs), count / plan.launch.num_machines * PROCESS_BYTES
+        memory, host = estimate_memory(plan, inputs), count / plan.launch.num_machines * host_process_bytes()
         sent = 2 * (count - 1) / count * memory.gradients
         return StrategyEstimate(strategy, memory, min(DDP_BUCKETS, 2 * memory.gradients), host, sent, setting)
     stored, dtype = weight_bytes(plan, inputs.facts), plan.model.dtype
@@ -272,7 +272,7 @@ class _Sharded:
             logits=min(logits, max(0.0, peak - activations)),
         )
         buffers = max(0.0, peak - activations - logits)
-        host = (self.count * PROCESS_BYTES + max(loading, host)) / self.plan.launch.num_machines
+        host = (self.count * host_process_bytes() + max(loading, host)) / self.plan.launch.num_machines
         return StrategyEstimate(strategy, memory, buffers, host, sent * (self.count - 1) / self.count, self.setting)
 
 

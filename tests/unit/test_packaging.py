@@ -98,6 +98,15 @@ def test_the_commands_of_the_container_install_a_working_orpo(tmp_path: Path) ->
     assert "Would install xllamacpp" in done.stdout
 
 
+def test_what_the_container_keeps_is_in_the_mounted_folder() -> None:
+    """``docker run --rm`` deletes the rest; a user of ``--user`` without an entry in the container's passwd has the home ``/``."""
+    variables = dict(word.split("=", 1) for kind, rest in dockerfile() if kind == "ENV" for word in shlex.split(rest))
+    folder = next(rest for kind, rest in dockerfile() if kind == "WORKDIR")
+    assert variables["HOME"] == folder
+    assert not {"HF_HOME", "XDG_CACHE_HOME", "ORPO_CACHE"} & variables.keys()
+    assert f'-v "$PWD:{folder}"' in read("Dockerfile")
+
+
 def test_the_development_container_installs_what_the_makefile_does() -> None:
     settings = json.loads(read(".devcontainer/devcontainer.json"))
     assert settings["postCreateCommand"] == "make install"

@@ -239,14 +239,17 @@ class SourceReader:
                     self._drop(report, name, rejection, rows_of_pair, content=content)
                     continue
                 if not kept:
-                    notes["rows_gathered"] = row.rows if isinstance(row, GroupedRow) else 0
-                    notes["second_system_column"] = has_several_system_texts(row.value)
+                    if isinstance(row, GroupedRow):
+                        notes["rows_gathered"] = row.rows
+                    if has_several_system_texts(row.value):
+                        notes["second_system_column"] = 1
                     report.notes.update(notes)
                 kept += 1
                 if pair.scores is not None and pair.scores[0] <= pair.scores[1]:
                     doubts.add("score_below" if pair.scores[0] < pair.scores[1] else "score_equal")
                 yield name, weighted
-            report.notes.update(doubts)
+            if doubts:
+                report.notes.update(doubts)
             if not kept:  # the numbers of rows and pairs must agree; the other notes are about rows that are trained
                 report.notes.update({name: notes[name] for name in SEVERAL_PAIRS})
 

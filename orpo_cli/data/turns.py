@@ -31,14 +31,15 @@ def read_pairs(row: Row, format_: Format, dataset: DatasetSection, notes: Counte
     found: list[Pair | RowRejected] = []
     corrected: Counter[str] = Counter()
     turns = _used_turns(row, format_, dataset, notes)
-    notes["pairs_of_turns"] += len(turns) - 1
+    pairs_of_turns = len(turns) - 1
     for turn in turns:
         try:
             answers = _used_answers(turn, format_, dataset, notes)
         except RowRejected as rejection:
             found.append(rejection)
             continue
-        notes["pairs_of_rejected"] += len(answers) - 1
+        if len(answers) > 1:
+            notes["pairs_of_rejected"] += len(answers) - 1
         for answer in answers:
             try:
                 pair = format_.read(answer, corrected)
@@ -46,9 +47,12 @@ def read_pairs(row: Row, format_: Format, dataset: DatasetSection, notes: Counte
                 found.append(rejection)
                 continue
             pairs = list(split_turns(pair)) if dataset.turns == "all" else [pair]
-            notes["pairs_of_turns"] += len(pairs) - 1
+            pairs_of_turns += len(pairs) - 1
             found += pairs
-    notes.update(dict.fromkeys(corrected, 1))
+    if pairs_of_turns:
+        notes["pairs_of_turns"] += pairs_of_turns
+    if corrected:
+        notes.update(dict.fromkeys(corrected, 1))
     return found
 
 
@@ -115,7 +119,8 @@ def _used_answers(row: Row, format_: Format, dataset: DatasetSection, notes: Cou
     if choice == "first" and format_.answers is not None:  # scored completions have no order: the ORPO paper draws one
         choice = "random"
     used = _chosen_among(answers, choice, dataset.shuffle_seed)
-    notes["rejected_unused"] += len(answers.rows) - len(used)
+    if len(used) < len(answers.rows):
+        notes["rejected_unused"] += len(answers.rows) - len(used)
     return used
 
 

@@ -32,12 +32,16 @@ Message = Mapping[str, str]  # {"role": "user", "content": "…"}
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer to a prompt. ``base``: that of the base model, with ``compare``; ``finished``: whether it ended within the limit."""
+    """Answer to a prompt. ``base``: that of the base model, with ``compare``; ``finished``: whether it ended within the limit.
+
+    ``prompt`` is the last turn, and ``messages`` the whole conversation; None where the model got a plain text.
+    """
 
     prompt: str
     text: str
     finished: bool
     base: str | None = None
+    messages: list[dict[str, str]] | None = None
 
 
 def evaluate(
@@ -132,7 +136,7 @@ def generate(
     tuned = answers[variants[-1]]
     bases = [each.text for each in answers["base"]] if compare else [None] * len(built)
     return [
-        Answer(prompt.text, found.text, found.finished, base)
+        Answer(prompt.text, found.text, found.finished, base, prompt.messages)
         for prompt, found, base in zip(built, tuned, bases, strict=True)
     ]
 
@@ -156,10 +160,11 @@ def _answer_held_out(
         request = GenerateRequest([], count=count, compare=compare, system=system)
         document = generate_answers(fspath(model), request, SamplingParams(*sampling).with_seed(), console)
         record_samples(fspath(model), request, document, console)
-    variant = document["models"][-1]
+    answers, variant = document["answers"], document["models"][-1]
+    bases = [row["base"]["text"] if compare else None for row in answers]
     return [
-        Answer(row["prompt"], row[variant]["text"], row[variant]["finished"], row["base"]["text"] if compare else None)
-        for row in document["answers"]
+        Answer(row["prompt"], row[variant]["text"], row[variant]["finished"], base, row["messages"])
+        for row, base in zip(answers, bases, strict=True)
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from orpo_cli.api.arguments import Overrides
 from orpo_cli.api.dataset_messages import name_dataset, naming_datasets
@@ -12,7 +12,7 @@ from orpo_cli.api.in_memory import SavedObject, save_objects
 from orpo_cli.api.messages import in_python, problem_in_python
 from orpo_cli.api.quiet import console_of_call
 from orpo_cli.api.recipe import RecipeSource, resolve_recipe
-from orpo_cli.errors import Problem
+from orpo_cli.errors import Problem, UsageError
 from orpo_cli.planning.plan import ModelPlan, Plan
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from orpo_cli.data.prepare import PairTables
+    from orpo_cli.data.table import PairTable
     from orpo_cli.model.model_source import ModelSource
 
 
@@ -46,8 +47,8 @@ class PlannedTraining:
         """
         return self._tables.report.as_dict()
 
-    def pairs(self, *rows: str | int, first: int = 3) -> list[dict[str, Any]]:
-        """Pairs token by token, as ``orpo data --json`` shows them: those of ``rows``, or the ``first`` ones.
+    def pairs(self, *rows: str | int, first: int = 3, part: Literal["train", "eval"] = "train") -> list[dict[str, Any]]:
+        """Pairs token by token, as ``orpo data --json`` shows them: those of ``rows``, or the ``first`` ones of ``part``.
 
         ``rows``: numbers of pairs, or names of rows such as ``"train_dataset:17"``. Each pair has its ``part`` (train or eval), number
         (``pair``), ``row``, and lists of ``TokenSpan`` (text, ids, purpose) as ``prompt``, ``chosen`` and ``rejected``. A dropped row has only its
@@ -58,7 +59,11 @@ class PlannedTraining:
 
         parts, names = self._tables, [str(row) for row in rows]
         with console_of_call(verbose=False), naming_datasets(self._saved):
-            shown, dropped = {"train": parts.train.select(range(min(first, len(parts.train))))}, dict[str, str]()
+            table = parts.train if part == "train" else parts.eval
+            if table is None:
+                raise UsageError("part: the recipe holds no pairs out.", remedy="Leave part out, or set dataset.eval.")
+            shown: dict[str, PairTable] = {part: table.select(range(min(first, len(table))))}
+            dropped: dict[str, str] = {}
             if names:
                 shown, dropped = pairs_of_rows(self.plan, parts, load_tokenizer(self._model), names)
             reasons = [{"row": row, "dropped": in_python(text)} for row, text in dropped.items()]

@@ -54,6 +54,7 @@ def test_dropped_rows_are_a_warning_of_the_plan_and_of_the_run_and_named_by_thei
     assert train_source["examples"]["identical"] == ["train_dataset:1", "train_dataset:2", "train_dataset:3"]
     assert train_source["kept"] == 12
     assert [pair["row"] for pair in planned.pairs(first=2)] == ["train_dataset:6", "train_dataset:7"]
+    assert [pair["row"] for pair in planned.pairs(first=1, part="eval")] == ["eval_dataset:2"]
     held_out, of_train = planned.pairs("eval_dataset:2", 0)[::-1]
     assert (held_out["part"], of_train["part"]) == ("eval", "train")
     assert objects["train_dataset"][5]["prompt"] in "".join(span.text for span in of_train["prompt"])

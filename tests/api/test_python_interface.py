@@ -110,9 +110,12 @@ def test_what_a_run_can_do_prints_nothing_and_leaves_the_process_alone(
     assert len(held_out) == 2
     assert all(each.base is not None for each in held_out)
     assert [each["prompt"] for each in run.rundir.read_samples()["answers"]] == [each.prompt for each in held_out]
+    talk = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}, *talk]
     answers = run.generate([*texts, talk], compare=True, max_new_tokens=4)
     assert [answer.prompt for answer in answers] == [*texts, "What is red?"]
-    assert answers[0] == answers[2]
+    assert answers[2].messages == talk
+    assert held_out[0].messages is not None
+    assert held_out[0].messages[-1]["content"] == held_out[0].prompt
     assert all(isinstance(answer, Answer) and answer.base is not None for answer in answers)
     merged = run.merge(dtype="float32")
     assert merged.record.verified

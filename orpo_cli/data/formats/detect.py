@@ -23,6 +23,7 @@ from orpo_cli.data.formats.several_rejected import one_rejected
 from orpo_cli.data.formats.trees import OASST
 from orpo_cli.data.formats.turns import TURNS
 from orpo_cli.data.messages import type_name
+from orpo_cli.data.pair_weight import WEIGHT_COLUMN
 from orpo_cli.errors import DOCS, DataError
 
 # The first one that matches a row is its format.
@@ -33,7 +34,7 @@ FORMATS = (
 SEEDED_FORMATS = (ULTRAFEEDBACK, STACKEXCHANGE, NECTAR, RESPONSE_LISTS, HELPSTEER)
 SCORE_COLUMNS = tuple(name for names in SCORES for name in names)
 COLUMNS = tuple(
-    dict.fromkeys([*(name for format_ in FORMATS for name in format_.columns), *SCORE_COLUMNS, "weight"])
+    dict.fromkeys([*(name for format_ in FORMATS for name in format_.columns), *SCORE_COLUMNS, WEIGHT_COLUMN])
 )  # names that `columns:` can map to
 
 
@@ -145,12 +146,13 @@ def check_columns(columns: Mapping[str, str], rows: Sequence[Any], where: str) -
 def rename_columns(row: Any, columns: Mapping[str, str]) -> Any:
     """Row with its columns renamed by ``columns`` (format's name → data's name); a row that is not a dict is unchanged.
 
-    The data's name may be a path into a column: ``response_1.text``, ``answers.0.text``.
+    The data's name may be a path into a column: ``response_1.text``, ``answers.0.text``. The column of the weight stays, since
+    a format may need it, too.
     """
     if not columns or not isinstance(row, dict):
         return row
     found = {name: find_column(row, path) for name, path in columns.items()}
-    moved = {path for path in columns.values() if path in row}
+    moved = {path for name, path in columns.items() if path in row and name != WEIGHT_COLUMN}
     others = {key: value for key, value in row.items() if key not in moved and key not in columns}
     return {**others, **{name: values[0] for name, values in found.items() if values}}
 

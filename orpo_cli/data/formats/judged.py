@@ -44,6 +44,7 @@ TIE_LABELS = {
     "égalité", "平局", "平手", "一样", "一样好", "一样差", "相同", "差不多", "都好", "都不好", "都差", "无", "无偏好",
 }  # fmt: skip
 BETTER_FIRST = ("response_j", "response_k")  # Stack Exchange paired: j is the better one
+SHOWN_LABELS = 4  # of each meaning, in reports
 LABEL_REMEDY = "Say what the label means with `labels:`, as first, second or tie."
 SHP = ("human_ref_A", "human_ref_B")  # label 1: A is better; 0: B is
 
@@ -77,9 +78,6 @@ def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict], other_
         raise RowRejected("tie")
     first, second = (read_completion(row[name], name) for name in names)
     better, worse = (first, second) if verdict == "first" else (second, first)
-    scores = _scores(row, names)
-    if scores is not None and verdict == "second":
-        scores = scores[::-1]
     prompt = _prompt_column(row)
     include_prompt = len(first) > 1 or len(second) > 1  # full conversations
     if prompt is None and not include_prompt and other_prompts:
@@ -88,7 +86,7 @@ def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict], other_
     if history and prompt == "instruction" and row.get("input"):  # Alpaca: the input follows the instruction
         history = (*history[:-1], Message("user", f"{history[-1].content}\n{read_text(row['input'], 'input')}"))
     pair = add_system(conversation_pair(history, better, worse, notes), row, notes)
-    return replace(pair, tools=read_tools(row), scores=scores)
+    return replace(pair, tools=read_tools(row), scores=_scores_in_order(row, names, verdict))
 
 
 def read_verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]) -> Verdict | None:
@@ -119,6 +117,16 @@ def read_verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]
         }:
             return which  # type: ignore[return-value]
     return None
+
+
+def _scores_in_order(row: Row, names: tuple[str, str], verdict: Verdict) -> tuple[float, float] | None:
+    """Scores of the better and the worse completion. The size of a signed label is their difference."""
+    label = _label_column(row)
+    if label in SIGNED_LABELS:
+        strength = parse_number(row[label])
+        return None if strength is None else (abs(strength), 0.0)
+    scores = _scores(row, names)
+    return scores[::-1] if scores is not None and verdict == "second" else scores
 
 
 def _scores(row: Row, names: tuple[str, str]) -> tuple[float, float] | None:
@@ -160,7 +168,40 @@ def for_rows(
     used |= {"input"} if "instruction" in used else set()
     used_columns = tuple(name for name in format_.columns if name not in PROMPT_COLUMNS or name in used)
     others = prompt_candidates([row for row in dicts if _prompt_column(row) is None], format_.columns)
-    return replace(format_, columns=used_columns, read=partial(read, labels=labels, other_prompts=others))
+    choice = _describe_choice(dicts, labels, columns) or format_.choice
+    return replace(
+        format_, columns=used_columns, read=partial(read, labels=labels, other_prompts=others), choice=choice
+    )
+
+
+def _describe_choice(rows: Sequence[Row], labels: Mapping[str, Verdict], columns: Mapping[str, str]) -> str:
+    """Which completion is the chosen one, by the names and labels of the data; empty where the rows differ in their columns."""
+    judged = [(row, names) for row in rows if (names := _completion_columns(row))]
+    kinds = {(names, _label_column(row), _score_columns(row, names)) for row, names in judged}
+    if len(kinds) != 1:
+        return ""
+    ((names, label, scores),) = kinds
+    first, second = (columns.get(name, name) for name in names)
+    if label is None:
+        return (
+            f"the one with the higher score: {' and '.join(columns.get(name, name) for name in scores)}"
+            if scores
+            else first
+        )
+    shown = columns.get(label, label)
+    if label in SIGNED_LABELS and not labels:
+        return f"{first} where {shown} is below 0, {second} where it is above 0"
+    found: dict[Verdict, list[str]] = {"first": [], "second": [], "tie": []}
+    for row, _ in judged:
+        verdict, value = read_verdict(row, names, labels), f"{row[label]!r}"
+        if verdict is not None and value not in found[verdict]:
+            found[verdict].append(value)
+    meanings = {first: found["first"], second: found["second"], "a tie": found["tie"]}
+    return f"by {shown}: " + ", ".join(
+        f"{meaning} where it is {' or '.join(sorted(values)[:SHOWN_LABELS])}"
+        for meaning, values in meanings.items()
+        if values
+    )
 
 
 def _numeric_verdict(value: float, column: str, names: tuple[str, str]) -> Verdict | None:
@@ -203,7 +244,8 @@ def _label_column(row: Row) -> str | None:
 JUDGED = Format(
     "judged",
     "a prompt, two completions (response_1 and response_2, response_a and response_b, …) and a label, winner or preference, "
-    "or a score of each (score_a and score_b): the higher one is chosen, equal ones are a tie",
+    "or a score of each (score_a and score_b): the higher one is chosen, equal ones are a tie; overall_preference and preference_strength "
+    "below 0 prefer the first, above 0 the second, and their size is the score margin",
     tuple(
         dict.fromkeys(
             (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], Pair]] = {
     "HelpSteer3": (
         "judged",
         {"domain": "general", "context": [user(ASK)], "response1": GOOD, "response2": BAD, "overall_preference": -2},
-        ONE_TURN,
+        replace(ONE_TURN, scores=(2.0, 0.0)),
     ),
     "judged by a letter": (
         "judged",

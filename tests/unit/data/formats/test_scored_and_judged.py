@@ -209,6 +209,53 @@ def test_the_scores_of_judged_answers_are_scores_of_the_pair(tmp_path: Path) -> 
     assert sorted(weighted.train["weight"]) == [1.0, 9.0, 23.0]
 
 
+def test_the_size_of_a_signed_preference_is_the_score_margin(tmp_path: Path) -> None:
+    rows = [
+        {"context": f"{ASK} {at}", "response1": GOOD, "response2": BAD, "overall_preference": preference}
+        for at, preference in enumerate((-3, 1, 2, 0))
+    ]
+    found = prepared(tmp_path, rows, min_score_margin=2)
+    assert found.train["chosen_text"][:] == [GOOD, BAD]
+    (source,) = found.report.sources
+    assert source.dropped == {"score_margin": 1, "tie": 1}
+    assert source.choice == "response1 where overall_preference is below 0, response2 where it is above 0"
+    weighted = prepared(tmp_path, rows, weight_by="score_margin")
+    assert weighted.train["weight"][:] == [3.0, 1.0, 2.0]
+    as_weight = prepared(tmp_path, rows, columns={"weight": "overall_preference"})
+    assert as_weight.report.sources[0].dropped == {"no_weight": 1, "tie": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "choice"),
+    [
+        (
+            {"answer_a": GOOD, "answer_b": BAD, "winner": "model_a"},
+            {},
+            "by winner: answer_a where it is 'model_a', answer_b where it is 'model_b', a tie where it is 'tie'",
+        ),
+        (
+            {"links": GOOD, "rechts": BAD, "sieger": "model_a"},
+            {"answer_a": "links", "answer_b": "rechts", "winner": "sieger"},
+            "by sieger: links where it is 'model_a', rechts where it is 'model_b', a tie where it is 'tie'",
+        ),
+        (
+            {"response_a": GOOD, "response_b": BAD, "score_a": 2, "score_b": 1},
+            {},
+            "the one with the higher score: score_a and score_b",
+        ),
+        ({"response_j": GOOD, "response_k": BAD}, {}, "response_j"),
+    ],
+)
+def test_a_report_says_which_answer_is_the_chosen_one(
+    tmp_path: Path, row: dict[str, Any], columns: dict[str, str], choice: str
+) -> None:
+    labels = {name: ["model_b", "tie", "tie"] for name in ("winner", "sieger") if name in row}
+    rows = [{"prompt": ASK, **row}]
+    rows += [{"prompt": ASK, **row, name: label} for name, values in labels.items() for label in values]
+    found = prepared(tmp_path, rows, columns=columns)
+    assert f"  chosen: {choice}" in found.report.sources[0].lines()
+
+
 def test_min_score_margin_drops_pairs(tmp_path: Path) -> None:
     rows = [{"prompt": [user(f"{better}?")], "chosen": GOOD, "rejected": BAD, "score_chosen": better, "score_rejected": 5}
             for better in (5.5, 7, 4)]  # fmt: skip

@@ -16,7 +16,7 @@ REASONS = {
     "malformed": "the row does not fit the format",
     "not_text": "the row has an image, audio or video, and this tool trains text",
     "tie": "the data prefers neither completion",
-    "no_label": "no label says whether the completion is good or bad",
+    "no_label": "no label says which completion is better, or whether the one of the row is good or bad",
     "unpaired": "no other completion for the same prompt was found",
     "no_score": "the row has no scores, and min_score_margin, weight_by or rejected: worst needs them",
     "no_weight": "the weight of the pair is not a number from 0.000001 to 1,000,000",

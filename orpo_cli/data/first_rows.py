@@ -129,8 +129,9 @@ def find_columns(path: Path) -> FoundColumns | None:
     renamed = [rename_columns(row, mapping) for row in rows]
     format_ = detect_format(renamed, source.format, str(path), columns=mapping)
     read = {*format_.columns, *mapping}
+    mapped = {path.split(".")[0] for path in mapping.values()}  # of data.prompt, data
     names = list(dict.fromkeys(str(name) for row in renamed if isinstance(row, dict) for name in row))
-    unused = [name for name in names if name not in read]
+    unused = [name for name in names if name not in read and name not in mapped]
     scores = [name for name in unused if name in SCORE_COLUMNS]
     others = prompt_candidates(rows, (*mapping.values(), *read)) if "prompt" in mapping else []
     used = [mapping.get(name, name) for name in names if name in read]

@@ -87,7 +87,7 @@ class SourceReport:
     split: str
     format: str = ""
     available: int | None = None
-    sampling: str = "drawn at random"
+    sampling: str = ""  # how rows were drawn, with max_samples
     rows_read: int = 0
     kept: int = 0
     used: int | None = None  # train pairs after the source weight, where it is not 1
@@ -125,7 +125,7 @@ class SourceReport:
     def drop_lines(self) -> list[str]:
         """One line per reason, the most frequent first."""
         return [
-            f"{count:,} {reason}: {REASONS[reason]}; {', '.join(self.examples[reason])}"
+            f"{count:,} {reason}: {REASONS[reason]}; {', '.join(self.examples[reason])}{', …' * (count > len(self.examples[reason]))}"
             for reason, count in self.dropped.most_common()
         ]
 

@@ -46,6 +46,7 @@ BATCHES_AHEAD = 3  # batches that are tokenized or wait for it: the cores have w
 Note = Callable[[str], None]
 RenderedPair = tuple[str, Pair, PairTexts]  # row name, pair, texts
 
+AT_RANDOM = "drawn at random"
 TOGETHER = "consecutive ones from a random place, so that rows of a prompt stay together"
 
 
@@ -118,6 +119,7 @@ class SourceReader:
         sampled = sample_rows(found, source, self.dataset.shuffle_seed)
         report = SourceReport("", source.path, found.location, found.fingerprint, source.split)
         report.available = sampled.available
+        report.sampling = AT_RANDOM if sampled.available is not None else ""
         format_, rows, first_rows = self._detect_format(found, source, sampled.rows, report)
         if format_.group is not None and sampled.available is not None:
             sampled, report.sampling = sample_rows(found, source, self.dataset.shuffle_seed, together=True), TOGETHER

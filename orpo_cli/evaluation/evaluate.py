@@ -29,6 +29,7 @@ from orpo_cli.statistics import accuracy_limit_note, compare_margins
 RARE = 0.05  # of p-values
 ENOUGH_STEPS = 100  # with fewer, more epochs are the first remedy for a margin that has not changed
 MIN_PAIRS_OF_LENGTH = 10
+CLEAR_CHANGE = 0.1  # of an accuracy: in 30 pairs, three pairs
 
 
 def evaluate(
@@ -196,7 +197,7 @@ def _findings(change: dict[str, Any], base_accuracy: float, pairs: int, steps: i
 
 def _accuracy_by_length(scores: dict[Variant, PairScores]) -> Iterator[str]:
     """The accuracies where the chosen completion is the longer and the shorter one: a model may have learned the length alone."""
-    longer, texts = scores["tuned"].longer, []
+    longer, texts, changes = scores["tuned"].longer, [], dict[str, float]()
     if longer is None:
         return
     for name, group in (("longer", longer > 0), ("shorter", longer < 0)):
@@ -206,7 +207,11 @@ def _accuracy_by_length(scores: dict[Variant, PairScores]) -> Iterator[str]:
             (each.chosen > each.rejected)[group].double().mean().item() for each in (scores["base"], scores["tuned"])
         )
         texts.append(f"{before:.3f} → {after:.3f} where it is the {name} one ({int(group.sum())} pairs)")
-    yield f"accuracy by the length of the chosen answer: {'; '.join(texts)}"
+        changes[name] = after - before
+    grown = max(changes, key=lambda name: changes[name])
+    only = f": it grew only where the answer is {grown}, so that the model may have learned the length"
+    is_length = changes[grown] >= CLEAR_CHANGE and min(changes.values()) <= -CLEAR_CHANGE
+    yield f"accuracy by the length of the chosen answer: {'; '.join(texts)}{only * is_length}"
 
 
 def _scores_by_pair(held_out_pairs: HeldOutPairs, scores: dict[Variant, PairScores]) -> list[dict[str, Any]]:

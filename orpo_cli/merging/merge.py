@@ -80,8 +80,9 @@ class MergeResult:
             )
         if record.held_out is not None:
             merged, unmerged = record.held_out["merged"], record.held_out["unmerged"]
+            pairs, available = merged["pairs"], merged.get("available", merged["pairs"])
             lines.append(
-                f"{merged['pairs']} held-out pairs: NLL {merged['nll_loss']:.4f}, unmerged {unmerged['nll_loss']:.4f}; "
+                f"{pairs if pairs == available else f'the first {pairs} of {available}'} held-out pairs: NLL {merged['nll_loss']:.4f}, unmerged {unmerged['nll_loss']:.4f}; "
                 f"accuracy {merged['accuracy']:.3f}, unmerged {unmerged['accuracy']:.3f}"
             )
         answers = record.generation

@@ -13,6 +13,7 @@ from orpo_cli.rundir import RunDir
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from orpo_cli.evaluation.held_out_pairs import HeldOutPairs
     from orpo_cli.evaluation.preference_scores import PairScorer, Progress
 
 METRICS = {"nll_loss": "nll_loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"}
@@ -21,8 +22,8 @@ METRICS = {"nll_loss": "nll_loss", "accuracy": "rewards/accuracies", "margin": "
 class HeldOutMetrics:
     """NLL per token, accuracy and margin of a model on held-out pairs."""
 
-    def __init__(self, rows: list[dict[str, Any]], plan: Plan, scorer: PairScorer) -> None:
-        self.rows, self.scorer = rows, scorer
+    def __init__(self, held_out_pairs: HeldOutPairs, plan: Plan, scorer: PairScorer) -> None:
+        self.rows, self.available, self.scorer = held_out_pairs.rows, held_out_pairs.available, scorer
         self.beta = float(plan.training["beta"])
         self.loss_on_prompt = bool(plan.training.get("loss_on_prompt", True))
 
@@ -32,12 +33,13 @@ class HeldOutMetrics:
         return len(self.rows)
 
     def __call__(self, model: Any, progress: Progress | None = None) -> dict[str, float]:
-        """The metrics of ``model``, with the number of pairs. ``progress`` receives how much is scored."""
+        """The metrics of ``model``, with the number of pairs, and of those that the run holds out. ``progress`` receives how much is scored."""
         from orpo_cli.evaluation.metrics import preference_metrics
 
         scores = self.scorer(model, self.rows, loss_on_prompt=self.loss_on_prompt, progress=progress)
         metrics = preference_metrics(scores, self.beta)
-        return {"pairs": self.pairs, **{name: metrics[each] for name, each in METRICS.items()}}
+        counts = {"pairs": self.pairs, "available": self.available}
+        return {**counts, **{name: metrics[each] for name, each in METRICS.items()}}
 
 
 def make_held_out_metrics(
@@ -69,4 +71,4 @@ def make_held_out_metrics(
     scorer = make_scorer(plan, rundir.read_run())
     if isinstance(scorer, PackedScorer):  # the plan's micro-batches are those of the device that trained
         scorer = replace(scorer, max_tokens=None)
-    return HeldOutMetrics(held_out_pairs.rows, plan, scorer)
+    return HeldOutMetrics(held_out_pairs, plan, scorer)

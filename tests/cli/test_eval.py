@@ -126,6 +126,10 @@ def test_a_grown_margin_with_an_unchanged_accuracy_and_the_accuracy_by_length_ar
     assert text.endswith(
         "0.000 → 0.000 where it is the longer one (10 pairs); 0.000 → 1.000 where it is the shorter one (12 pairs)"
     )
+    base.chosen[:2] = 2
+    (text,) = _accuracy_by_length({"base": base, "tuned": tuned})  # type: ignore[dict-item]
+    assert "0.200 → 0.000" in text
+    assert text.endswith(": it grew only where the answer is shorter, so that the model may have learned the length")
     tuned.longer = longer[1:]
     assert not list(_accuracy_by_length({"base": base, "tuned": tuned}))  # type: ignore[dict-item]
 

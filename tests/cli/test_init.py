@@ -251,6 +251,28 @@ def test_init_maps_the_prompt_of_two_answers_with_a_verdict(tmp_path, orpo_here,
     assert load_recipe("mine.yaml").recipe.dataset.train[0].columns == {"prompt": "user_question"}
 
 
+def test_init_finds_the_fields_of_an_export_of_label_studio(tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def task(number):
+        answers = {"answer1": f"It is {number} today.", "answer2": f"I do not know that number {number}."}
+        result = {"from_name": "pw", "type": "pairwise", "value": {"selected": ("left", "right")[number % 2]}}
+        annotations = [{"id": number, "result": [result], "was_cancelled": False}] if number else []
+        return {"id": number, "data": {"prompt": f"What is {number}?", **answers}, "annotations": annotations}
+
+    (tmp_path / "export.json").write_text(json.dumps([task(number) for number in range(8)], indent=1))
+    done = orpo_here("init", "mine", "--from", "quickstart", "--data", "export.json")
+    mapping = {
+        "prompt": "data.prompt",
+        "response_1": "data.answer1",
+        "response_2": "data.answer2",
+        "winner": "annotations.0.result.0.value.selected",
+    }
+    assert load_recipe("mine.yaml").recipe.dataset.train[0].columns == mapping
+    assert "; not used: id\n" in done.stderr
+    assert "warning" not in done.stderr
+
+
 def test_init_says_which_scores_an_option_reads(tmp_path, orpo_here, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pair = {"instruction": "Why?", "good": "Because.", "bad": "Dunno.", "chosen_rating": 4.5, "rejected_rating": 2}

@@ -136,6 +136,8 @@ def test_a_quantized_run_can_merge_into_the_original_base_and_reports_the_differ
     assert original["max_logit_difference"] <= 1e-3  # compared with the adapter on the original base
     assert original["difference_to_trained"]["max_absolute"] > 0.02  # compared with the trained model
     assert trained["held_out"]["merged"] == pytest.approx(trained["held_out"]["unmerged"], abs=1e-4)
-    assert trained["held_out"]["merged"]["pairs"] == 6
+    assert trained["held_out"]["merged"]["pairs"] == trained["held_out"]["merged"]["available"] == 6
     assert abs(original["held_out"]["merged"]["nll_loss"] - original["held_out"]["unmerged"]["nll_loss"]) > 1e-4
     assert trained["generation"]["prompts"] == 2
+    fewer = run_merge(run.root, "--held-out", "4", "-o", tmp_path / "fewer")
+    assert "the first 4 of 6 held-out pairs: NLL" in fewer.stderr

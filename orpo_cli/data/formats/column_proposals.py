@@ -15,6 +15,7 @@ from orpo_cli.data.formats.column_values import (
     is_label,
     is_number,
     is_prompt_value,
+    nested_fields,
     no_answers,
     rows_with,
 )
@@ -51,8 +52,12 @@ def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
     """Mapping (format's name → data's name) for rows without a known format.
 
     None where no two columns are named as a better and a worse answer, or belong together beside a label of the better one, and
-    there is no column of answers with one of their scores.
+    there is no column of answers with one of their scores. Columns may be fields within objects: ``data.prompt``.
     """
+    return _propose(rows) or _propose(nested_fields(rows))
+
+
+def _propose(rows: Sequence[Any]) -> dict[str, str] | None:
     if found := _propose_judged(rows) or _propose_lists(rows):
         return found
     texts = [name for name in column_names(rows) if any(is_prompt_value(row[name]) for row in rows_with(rows, name))]
@@ -256,8 +261,13 @@ def columns_to_complete(rows: Sequence[Any]) -> str | None:
     """What to write for columns whose names do not say which answer is the better one: `columns:` with gaps, and candidates for them.
 
     Columns of one word only where there are no others. Ids, numbers, dates and labels are no answers, and of two columns that
-    both are answers, none or each has a name that says so. None where two columns of answers are not found.
+    both are answers, none or each has a name that says so. None where two columns of answers are not found, nor two fields
+    within objects.
     """
+    return _to_complete(rows) or _to_complete(nested_fields(rows))
+
+
+def _to_complete(rows: Sequence[Any]) -> str | None:
     texts = [name for name in column_names(rows) if column_texts(name, rows)]
     texts = [name for name in texts if not no_answers(name, rows) and not is_label(name, rows)]
     if len(sentences := [name for name in texts if has_sentences(name, rows)]) > 1:

@@ -12,6 +12,7 @@ from orpo_cli.data.messages import is_messages
 SEVERAL_WORDS = re.compile(r"\S\s+\S|[\u3040-\u30ff\u3400-\u9fff]{4}")  # Chinese and Japanese write no spaces
 PROMPT_FRACTION = 0.5  # of the values: from here on they have several words, and differ, as prompts do
 NEARLY_ALL = 0.9  # of the values
+MAX_DEPTH = 8  # of the fields of a column that are looked at
 DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ]\d.*)?")
 LABEL = re.compile(r"[\w/+-]+(\.[\w/+-]+)*")  # gpt-3.5, but not "No."
 ID = re.compile(r"[A-Za-z0-9_-]*\d[A-Za-z0-9_-]*")  # q17, 3f2a-99
@@ -65,6 +66,21 @@ def is_prompt_value(value: Any) -> bool:
 def column_names(rows: Sequence[Any]) -> list[str]:
     """Names of the columns of all rows."""
     return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row if isinstance(name, str)))
+
+
+def nested_fields(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    """Rows whose columns are the fields within objects, by their paths (``data.prompt``); of a list of objects those of the first."""
+    return [dict(_fields("", row)) for row in rows if isinstance(row, dict)]
+
+
+def _fields(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, list) and value and isinstance(value[0], dict) and not is_messages(value):
+        value = {"0": value[0]}
+    if not isinstance(value, dict) or (path and is_messages(value)) or path.count(".") >= MAX_DEPTH:
+        yield path, value
+        return
+    for name, each in value.items():
+        yield from _fields(f"{path}.{name}" if path else str(name), each)
 
 
 def rows_with(rows: Sequence[Any], name: str) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -73,7 +74,9 @@ def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict], other_
         if label is None and (columns := _score_columns(row, names)):
             values = " and ".join(f"{column} is {row[column]!r}" for column in columns)
             raise RowRejected("malformed", values, "Give each completion a score that is a number.")
-        raise RowRejected("malformed", f"{label or 'the label'} is {row.get(label) if label else None!r}", LABEL_REMEDY)
+        if label is None or not _is_labelled(row, label):
+            raise RowRejected("no_label")
+        raise RowRejected("malformed", f"{label} is {row[label]!r}", LABEL_REMEDY)
     if verdict == "tie":
         raise RowRejected("tie")
     first, second = (read_completion(row[name], name) for name in names)
@@ -109,10 +112,11 @@ def read_verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]
     label = value.strip().lower()
     if label in TIE_LABELS:
         return "tie"
-    for name, which in zip(names, ("first", "second"), strict=True):
+    for name, which, side in zip(names, ("first", "second"), ("left", "right"), strict=True):
         if label in {
             name.lower(),
             which,
+            side,  # Label Studio shows the two side by side
             *(f"{prefix}{_suffix(name)}" for prefix in ("", "model_", "response_", "answer_", "assistant_")),
         }:
             return which  # type: ignore[return-value]
@@ -153,7 +157,7 @@ def for_rows(
         str(row.get(column)): (column, names)
         for row in rows
         if isinstance(row, dict) and (names := _completion_columns(row)) and (column := _label_column(row))
-        if read_verdict(row, names, labels) is None
+        if _is_labelled(row, column) and read_verdict(row, names, labels) is None
     }
     if ambiguous:
         values = sorted(ambiguous)
@@ -176,8 +180,12 @@ def for_rows(
 
 def _describe_choice(rows: Sequence[Row], labels: Mapping[str, Verdict], columns: Mapping[str, str]) -> str:
     """Which completion is the chosen one, by the names and labels of the data; empty where the rows differ in their columns."""
-    judged = [(row, names) for row in rows if (names := _completion_columns(row))]
-    kinds = {(names, _label_column(row), _score_columns(row, names)) for row, names in judged}
+    judged = [
+        (row, names, verdict)
+        for row in rows
+        if (names := _completion_columns(row)) and (verdict := read_verdict(row, names, labels))
+    ]
+    kinds = {(names, _label_column(row), _score_columns(row, names)) for row, names, _ in judged}
     if len(kinds) != 1:
         return ""
     ((names, label, scores),) = kinds
@@ -192,9 +200,8 @@ def _describe_choice(rows: Sequence[Row], labels: Mapping[str, Verdict], columns
     if label in SIGNED_LABELS and not labels:
         return f"{first} where {shown} is below 0, {second} where it is above 0"
     found: dict[Verdict, list[str]] = {"first": [], "second": [], "tie": []}
-    for row, _ in judged:
-        verdict, value = read_verdict(row, names, labels), f"{row[label]!r}"
-        if verdict is not None and value not in found[verdict]:
+    for row, _, verdict in judged:
+        if (value := f"{row[label]!r}") not in found[verdict]:
             found[verdict].append(value)
     meanings = {first: found["first"], second: found["second"], "a tie": found["tie"]}
     return f"by {shown}: " + ", ".join(
@@ -235,6 +242,12 @@ def _completion_columns(row: Row) -> tuple[str, str] | None:
 
 def _prompt_column(row: Row) -> str | None:
     return next((name for name in PROMPT_COLUMNS if row.get(name) is not None), None)
+
+
+def _is_labelled(row: Row, column: str) -> bool:
+    """Whether a row has a label; tables have NaN where a value is missing."""
+    value = row[column]
+    return not (value is None or value == "" or (isinstance(value, float) and math.isnan(value)))
 
 
 def _label_column(row: Row) -> str | None:

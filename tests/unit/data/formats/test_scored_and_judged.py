@@ -182,6 +182,16 @@ def test_a_tie_is_counted_and_an_ambiguous_label_is_an_error(tmp_path: Path) -> 
         prepared(tmp_path, [openai], labels={"0": "first"})
 
 
+@pytest.mark.parametrize("missing", [None, "", float("nan")])
+def test_a_row_without_a_label_is_counted_as_one(tmp_path: Path, missing: Any) -> None:
+    rows = [{"prompt": f"{ASK} {at}", "answer_1": GOOD, "answer_2": BAD, "winner": "left"} for at in range(2)]
+    rows += [{**rows[0], "winner": missing}, {name: value for name, value in rows[1].items() if name != "winner"}]
+    report = prepared(tmp_path, rows).report
+    assert report.dropped == {"no_label": 2}
+    assert report.sources[0].choice == "by winner: answer_1 where it is 'left'"
+    assert report.sources[0].sampling == ""
+
+
 def test_columns_can_name_nested_fields(tmp_path: Path) -> None:
     row = {"q": {"text": ASK}, "answers": [{"text": BAD}, {"text": GOOD}], "who": {"won": "R"}}
     columns = {

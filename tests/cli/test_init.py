@@ -172,20 +172,6 @@ def test_a_path_with_any_characters_is_read_back_unchanged(value, tmp_path):
     assert load_recipe(str(file)).recipe.dataset.train[0].path == value
 
 
-def test_an_existing_recipe_does_not_hide_the_problem_with_the_data(tmp_path, orpo_here, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.yaml").write_text("precious")
-    done = orpo_here("init", "mine", "--data", "wrong.jsonl")
-    assert done.returncode == 2
-    assert "warning: wrong.jsonl: no such file" in done.stderr
-    assert "error: mine.yaml exists already." in done.stderr
-    assert (tmp_path / "mine.yaml").read_text() == "precious"
-    write_rows(tmp_path / "pairs.jsonl", "conversation")
-    done = orpo_here("init", "mine", "--data", "pairs.jsonl")
-    assert (done.returncode, "warning" in done.stderr, "by the names" in done.stderr) == (2, False, False)
-    assert (tmp_path / "mine.yaml").read_text() == "precious"
-
-
 def test_init_says_that_data_is_taken_from_the_hub(tmp_path, orpo_here, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = orpo_here("init", "mine", "--data", "folder/pairs")

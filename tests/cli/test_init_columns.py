@@ -150,3 +150,17 @@ def test_init_finds_chinese_columns(names, tmp_path, orpo_here, monkeypatch):
     assert f'columns: {{prompt: "{names[0]}", chosen: "{names[1]}", rejected: "{names[2]}"}}' in done.stderr
     (source,) = load_recipe("mine.yaml").recipe.dataset.train
     assert source.columns == dict(zip(("prompt", "chosen", "rejected"), names, strict=True))
+
+
+def test_an_existing_recipe_does_not_hide_the_problem_with_the_data(tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("precious")
+    done = orpo_here("init", "mine", "--data", "wrong.jsonl")
+    assert done.returncode == 2
+    assert "warning: wrong.jsonl: no such file" in done.stderr
+    assert "error: mine.yaml exists already." in done.stderr
+    assert (tmp_path / "mine.yaml").read_text() == "precious"
+    write_rows(tmp_path / "pairs.jsonl", "conversation")
+    done = orpo_here("init", "mine", "--data", "pairs.jsonl")
+    assert (done.returncode, "warning" in done.stderr, "by the names" in done.stderr) == (2, False, False)
+    assert (tmp_path / "mine.yaml").read_text() == "precious"

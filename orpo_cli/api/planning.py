@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from orpo_cli.data.dropped_rows import DroppedRows
     from orpo_cli.data.prepare import PairTables
     from orpo_cli.data.table import PairTable
     from orpo_cli.model.model_source import ModelSource
@@ -69,15 +70,29 @@ class PlannedTraining:
             reasons = [{"row": row, "dropped": in_python(text)} for row, text in dropped.items()]
             return [*spans_of_pairs(self.plan, parts, shown), *reasons]
 
+    def dropped(self, first: int = 1000) -> list[dict[str, Any]]:
+        """The ``first`` rows and pairs that are not used: ``part``, ``row``, ``reason``, ``detail``, and ``texts``, the prompt and the answers.
+
+        It reads the data again. ``texts`` of a row that is no pair is its content as JSON. Raises the errors of ``data``.
+        """
+        from orpo_cli.data.dropped_rows import DroppedRows
+
+        found = DroppedRows(first)
+        self._prepare(found)
+        return [asdict(row) for row in found.rows]
+
     @cached_property
     def _tables(self) -> PairTables:
+        return self._prepare()
+
+    def _prepare(self, dropped: DroppedRows | None = None) -> PairTables:
         from orpo_cli.data.prepare import prepare_tables
         from orpo_cli.model.tokenizer import load_tokenizer
         from orpo_cli.workflows.data import prepare_options
 
         with console_of_call(verbose=False) as console, naming_datasets(self._saved):
-            tokenizer = load_tokenizer(self._model, console.note)
-            return prepare_tables(self.plan.dataset, tokenizer, **prepare_options(self.plan, console.note))
+            tokenizer, options = load_tokenizer(self._model, console.note), prepare_options(self.plan, console.note)
+            return prepare_tables(self.plan.dataset, tokenizer, dropped=dropped, **options)
 
     def __repr__(self) -> str:
         model, count = self.plan.model.model_name_or_path, len(self.warnings)

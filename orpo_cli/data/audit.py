@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,12 @@ import numpy as np
 
 from orpo_cli.data.dedup_and_split import find_duplicates
 from orpo_cli.data.report import DataReport, length_stats
-from orpo_cli.data.table import PARTS, PairTable
+from orpo_cli.data.table import COMPLETIONS, PARTS, PairTable
 from orpo_cli.errors import Problem
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from orpo_cli.data.table import Numbers
 
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
@@ -46,7 +48,7 @@ class LengthBias:
             return None
         longer, difference = "longer" if self.correlation > 0 else "shorter", abs(self.mean_difference)
         return (
-            f"chosen completions are {longer} by {difference:.0f} tokens on average: the model may learn length instead of quality (chosen is "
+            f"chosen completions are {longer} by {difference:.0f} tokens on average before truncation: the model may learn length instead of quality (chosen is "
             f"longer in {self.chosen_longer:.0%}, shorter in {self.rejected_longer:.0%} of the pairs; correlation of length and preference "
             f"{self.correlation:+.2f})"
         )
@@ -54,25 +56,29 @@ class LengthBias:
 
 @dataclass(frozen=True)
 class Truncation:
-    """Pairs that max_length truncates. ``few`` and ``none``: the maximum lengths that truncate at most 5% of them, and no pair."""
+    """Pairs that max_length truncates. ``few`` and ``none``: the maximum lengths that truncate at most 5% of them, and no pair.
+
+    ``completions``: the fraction whose completions lose their end; of the others, prompts are truncated.
+    """
 
     max_length: int
     fraction: float
     few: int
     none: int
+    completions: float
 
     @property
     def warning(self) -> str | None:
         """Warning where more than a fifth of the pairs are truncated, with the remedy; else None."""
         if self.fraction <= TRUNCATION_THRESHOLD:
             return None
-        remedy = f"training.max_length={self.none} truncates none"
+        remedy = f"training.max_length={self.none} truncates none of them"
         if self.few < self.none:
-            remedy = f"training.max_length={self.few} truncates at most {FEW_TRUNCATED:.0%}, {self.none} none"
-        return (
-            f"{self.fraction:.0%} of the pairs are longer than max_length {self.max_length:,} and are truncated: in training, a "
-            f"completion that loses its end teaches the model not to stop. {remedy}"
-        )
+            remedy = f"training.max_length={self.few} truncates at most {FEW_TRUNCATED:.0%} of them, {self.none} none"
+        why = "in training, a completion that loses its end teaches the model not to stop"
+        if not self.completions:
+            why = "only prompts are, so the answers are trained without a part of what they answer"
+        return f"{self.fraction:.0%} of the pairs are longer than max_length {self.max_length:,} and are truncated: {why}. {remedy}"
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ def audit(table: PairTable, max_length: int) -> Audit:
         lengths={name: length_stats(tokens, PERCENTILES) for name, tokens in lengths.items()},
         histogram={"edges": edges.tolist(), "counts": np.histogram(sequences, bins=edges)[0].tolist()},
         cut={length: float((sequences > length).mean()) for length in sorted({*MAX_LENGTHS, max_length})},
-        truncation=truncation(sequences, max_length),
+        truncation=_truncation(table, max_length),
         length_bias=length_bias(full_chosen, full_rejected),
         same_prompt=len(find_duplicates(table, "prompt_key")[0]),
         tokens=int((prompt + chosen + rejected).sum()),
@@ -130,9 +136,8 @@ def data_warnings(tables: Mapping[str, PairTable], report: DataReport) -> list[P
     """What the report and the audits of ``tables`` (by part) warn of."""
     found = [warning for source in report.sources for warning in source.warnings()]
     for part, table in tables.items():
-        prompt, chosen, rejected = (table.full_token_counts(name) for name in PARTS)
-        cut = truncation(prompt + np.maximum(chosen, rejected), report.max_length)
-        found += _problems(part, cut, length_bias(chosen, rejected))
+        cut = _truncation(table, report.max_length)
+        found += _problems(part, cut, length_bias(*(table.full_token_counts(name) for name in COMPLETIONS)))
     if report.leaked and report.leaked["pairs"] and not report.leaked["left_out"]:
         message, remedy = f"{report.leakage()}.", "dataset.rules.leaked: true drops these pairs."
         found.append(Problem("prompts-held-out", message, "dataset.train", remedy=remedy, severity="warning"))
@@ -156,11 +161,18 @@ def _bin_edges(shortest: int, longest: int) -> Numbers:
     return np.arange(shortest, longest + width + 1, width)
 
 
-def truncation(sequences: Numbers, max_length: int) -> Truncation:
-    """Truncation of sequences with these lengths, in tokens."""
+def _truncation(table: PairTable, max_length: int) -> Truncation:
+    full = {part: table.full_token_counts(part) for part in PARTS}
+    sequences = full["prompt"] + np.maximum(full["chosen"], full["rejected"])
+    return truncation(sequences, max_length, [full[part] > table.token_counts(part) for part in COMPLETIONS])
+
+
+def truncation(sequences: Numbers, max_length: int, cut: Sequence[NDArray[np.bool_]]) -> Truncation:
+    """Truncation of sequences with these lengths, in tokens. ``cut``: which chosen and which rejected completions lose their end."""
     few, longest = np.percentile(sequences, [100 * (1 - FEW_TRUNCATED), 100], method="inverted_cdf")
-    rounded = (int(np.ceil(length / LENGTH_STEP)) * LENGTH_STEP for length in (few, longest))
-    return Truncation(max_length, float((sequences > max_length).mean()), *rounded)
+    few, none = (int(np.ceil(length / LENGTH_STEP)) * LENGTH_STEP for length in (few, longest))
+    fraction, completions = float((sequences > max_length).mean()), float(np.any(cut, axis=0).mean())
+    return Truncation(max_length, fraction, few, none, completions)
 
 
 def length_bias(chosen: Numbers, rejected: Numbers) -> LengthBias:

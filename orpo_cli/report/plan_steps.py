@@ -41,9 +41,19 @@ def describe_schedule(plan: Plan, steps: int | None, pairs: int | None, done: in
         if steps < in_epoch:
             taken = f"{steps * plan.launch.pairs_per_step:,} of {'the' if measured else 'about'} {pairs:,} pairs"
             text += f" ({taken})"
+    if rest := _rest_of_epoch(plan, steps, pairs if measured else None):
+        text += f"; the last step of an epoch has {rest}"
     if done:
         text += f"; {done:,} done, {steps_left(steps, done):,} left"
     return f"{text}; {_timing(training, 'eval', 'evaluation', steps)}, {_timing(training, 'save', 'checkpoint', steps)}"
+
+
+def _rest_of_epoch(plan: Plan, steps: int, pairs: int | None) -> int | None:
+    """Pairs of the last step of an epoch, if it has fewer than the others and training reaches it; known for one process."""
+    if not pairs or plan.launch.num_processes > 1 or plan.training.get("dataloader_drop_last"):
+        return None
+    in_epoch = steps_per_epoch(plan, pairs)
+    return pairs % plan.launch.pairs_per_step or None if in_epoch and steps >= in_epoch else None
 
 
 def _epochs_text(number: str) -> str:

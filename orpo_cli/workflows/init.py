@@ -134,7 +134,9 @@ def inspect_data(data: str) -> InspectedData:
     line, doubt = columns_line(found.mapping), None
     if found.prompt_is_guessed:
         others = (
-            f"but it may also be {' or '.join(found.other_prompts)}" if found.other_prompts else "by its texts only"
+            f"but it may also be {' or '.join(found.other_prompts)}"
+            if found.other_prompts
+            else "by what it holds and not by its name"
         )
         doubt = f"{data}: {found.mapping['prompt']} is taken as the prompt, {others}. Check `columns:` in the recipe."
     as_named = [name for name in found.used if name not in found.mapping.values()]

@@ -53,6 +53,14 @@ def test_dropped_rows_are_a_warning_of_the_plan_and_of_the_run_and_named_by_thei
     train_source = planned.data["sources"][0]
     assert train_source["examples"]["identical"] == ["train_dataset:1", "train_dataset:2", "train_dataset:3"]
     assert train_source["kept"] == 12
+    all_dropped = planned.dropped()
+    assert [(row["part"], row["row"]) for row in all_dropped[:2]] == [
+        ("train", "train_dataset:1"),
+        ("train", "train_dataset:2"),
+    ]
+    assert len(all_dropped) == 6
+    assert all_dropped[0]["reason"] == "identical"
+    assert all_dropped[0]["texts"][1] == all_dropped[0]["texts"][2]
     assert [pair["row"] for pair in planned.pairs(first=2)] == ["train_dataset:6", "train_dataset:7"]
     assert [pair["row"] for pair in planned.pairs(first=1, part="eval")] == ["eval_dataset:2"]
     held_out, of_train = planned.pairs("eval_dataset:2", 0)[::-1]

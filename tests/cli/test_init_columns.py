@@ -59,7 +59,7 @@ def test_init_maps_a_prompt_column_of_another_name(name, tmp_path, orpo_here, mo
          "warning: pairs.jsonl: query is taken as the prompt, but it may also be request."),
         (("input", "instruction"), {"chosen": "good", "rejected": "bad"}, {"chosen": "good", "rejected": "bad"},
          "used under its own name: input, instruction"),
-        (("foo",), {}, {"prompt": "foo"}, "warning: pairs.jsonl: foo is taken as the prompt, by its texts only."),
+        (("foo",), {}, {"prompt": "foo"}, "warning: pairs.jsonl: foo is taken as the prompt, by what it holds and not by its name."),
         (("context", "question"), {}, {}, "pairs.jsonl, format alpaca: uses the columns question, chosen, rejected; not used: context"),
         ((), {}, {}, "uses the columns chosen, rejected; no column is the prompt, so it is the common start"),
     ],

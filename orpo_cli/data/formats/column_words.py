@@ -29,8 +29,9 @@ def _words(text: str, parts: str = "") -> Words:
 
 PROMPT_NAMES = (
     "prompt", "instruction", "question", "query", "input", "inputs", "messages", "conversation", "conversations", "dialogue",
-    "dialog", "history", "context", "user", "human", "request", "problem", "task", "post", "text", "user_prompt", "prompt_text",
-    "问题", "提问", "提示", "提示词", "指令", "输入",
+    "dialog", "thread", "chat", "history", "context", "user", "human", "request", "problem", "task", "post", "text", "user_prompt",
+    "prompt_text",
+    "问题", "提问", "提示", "提示词", "指令", "输入", "对话", "会话", "历史", "上下文",
 )  # fmt: skip
 PROMPT = _words("prompt question instruction query input user customer", "问题 提问 提示 指令 输入")  # of a longer name
 RESPONSE_NAMES = (

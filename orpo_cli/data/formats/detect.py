@@ -116,10 +116,12 @@ def _missing_column(rows: Sequence[Any]) -> str | None:
 def describe_columns(rows: Sequence[Any], columns: Mapping[str, str] | None = None) -> str:
     """Columns of the rows with their types, for an error message; ``columns``: those renamed, format's name → data's name."""
     renamed = columns or {}
-    kinds: dict[str, str] = {}
+    kinds, missing = dict[str, str](), type_name(None)
     for row in rows:
         for name, value in row.items() if isinstance(row, dict) else ():
-            kinds.setdefault(f"{renamed[name]} as {name}" if name in renamed else str(name), type_name(value))
+            shown = f"{renamed[name]} as {name}" if name in renamed else str(name)
+            if kinds.get(shown, missing) == missing:
+                kinds[shown] = type_name(value)
     found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
     return f"the columns are {found}" if found else "the rows are not objects with columns"
 

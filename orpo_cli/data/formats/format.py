@@ -80,7 +80,13 @@ class Format:
 
 
 def completion_columns(row: Row, chosen: str = "chosen", rejected: str = "rejected") -> tuple[Any, Any]:
-    """Values of the two completion columns. Raises RowRejected where one is missing."""
+    """Values of the two completion columns. Raises RowRejected where one is missing.
+
+    A column without a value, as tables have it, is an empty completion.
+    """
+    for key, reason in ((chosen, "empty_chosen"), (rejected, "empty_rejected")):
+        if key in row and row[key] is None:
+            raise RowRejected(reason)
     missing = [key for key in (chosen, rejected) if row.get(key) is None]
     if missing:
         names = ", ".join(f"{key}: …" for key in missing)

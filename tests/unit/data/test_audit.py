@@ -93,15 +93,18 @@ def test_length_bias_is_detected() -> None:
 
 def test_truncation_above_a_fifth_is_a_warning_with_the_lengths_that_mend_it() -> None:
     lengths = np.array([100] * 79 + [400] * 19 + [3000] * 2)
-    found = truncation(lengths, 256)
-    assert (found.fraction, found.few, found.none) == (0.21, 448, 3008)
+    found = truncation(lengths, 256, [lengths > 256, lengths > 1000])
+    assert (found.fraction, found.few, found.none, found.completions) == (0.21, 448, 3008, 0.21)
     assert (lengths > found.few).mean() <= 0.05
     assert (lengths > found.none).sum() == 0
     assert "21% of the pairs are longer than max_length 256" in str(found.warning)
-    assert "training.max_length=448 truncates at most 5%, 3008 none" in str(found.warning)
-    assert truncation(np.array([100] * 80 + [400] * 20), 256).warning is None
-    same = truncation(np.array([100] * 70 + [400] * 30), 256)
-    assert str(same.warning).endswith("training.max_length=448 truncates none")
+    assert "completion that loses its end teaches the model not to stop. " in str(found.warning)
+    assert "training.max_length=448 truncates at most 5% of them, 3008 none" in str(found.warning)
+    whole = [np.zeros(100, bool)] * 2
+    assert truncation(np.array([100] * 80 + [400] * 20), 256, whole).warning is None
+    same = truncation(np.array([100] * 70 + [400] * 30), 256, whole)
+    assert "only prompts are, so the answers are trained without" in str(same.warning)
+    assert str(same.warning).endswith("training.max_length=448 truncates none of them")
 
 
 def test_repeated_prompts_are_counted(tmp_path: Path) -> None:

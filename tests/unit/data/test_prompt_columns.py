@@ -111,7 +111,9 @@ def test_rows_of_no_format_get_a_mapping_to_try(tmp_path: Path) -> None:
 
 def test_a_missing_answer_names_the_column_to_map(tmp_path: Path) -> None:
     row = {"prompt": [USER], "chosen": [CHOSEN], "rejected": [REJECTED]}
-    report = prepared(tmp_path, [row, {**row, "rejected": None}]).report.sources[0]
+    without = {"prompt": [USER], "chosen": [CHOSEN]}
+    report = prepared(tmp_path, [row, without, {**row, "rejected": None}, {**row, "chosen": None}]).report.sources[0]
+    assert report.dropped == {"malformed": 1, "empty_rejected": 1, "empty_chosen": 1}
     assert report.remedies["malformed"] == [
         "Give both completions, or map their columns with `columns: {rejected: …}`."
     ]

@@ -32,7 +32,7 @@ def content(pairs: int) -> PageContent:
         lengths=dict.fromkeys(("prompt", "chosen", "rejected", "sequence"), stats),
         histogram={"edges": [0, 50, 100], "counts": [1, pairs]},
         cut={64: 1.0, 256: 0.0},
-        truncation=truncation(lengths, 64),
+        truncation=truncation(lengths, 64, [lengths > 64, lengths > 64]),
         length_bias=length_bias(lengths, lengths),
         same_prompt=0,
         tokens=300 * pairs,

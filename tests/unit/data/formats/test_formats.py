@@ -182,7 +182,8 @@ def test_hh_transcripts_with_different_histories_or_ends_are_dropped() -> None:
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({"prompt": [USER], "chosen": [GOOD], "rejected": None}, "malformed"),
+        ({"prompt": [USER], "chosen": [GOOD], "rejected": None}, "empty_rejected"),
+        ({"prompt": [USER], "chosen": [GOOD]}, "malformed"),
         ({"prompt": 7, "chosen": "a", "rejected": "b"}, "malformed"),
         ({"prompt": [USER], "chosen": [GOOD], "rejected": [{"role": "wizard", "content": "x"}]}, "malformed"),
         ({"prompt": [USER], "chosen": [GOOD], "rejected": [{"role": "assistant", "content": None}]}, "malformed"),

@@ -42,6 +42,7 @@ REASONS = {
 REMEDIES = {
     "malformed": "Name the format with `format:` or the columns with `columns:`.",
     "not_text": media.REMEDY,
+    "no_label": "Label these rows, or leave them out. If another column has their labels, name it with `columns:`.",
     "unpaired": "Give a good and a bad completion for each prompt.",
     "no_score": "Map the columns with `columns: {score_chosen: …, score_rejected: …}`, or remove min_score_margin, weight_by and rejected: worst.",
     "no_weight": "Give every row a weight above 0, or remove the rows that are not to be trained.",

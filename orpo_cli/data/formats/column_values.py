@@ -12,7 +12,7 @@ from orpo_cli.data.messages import is_messages
 SEVERAL_WORDS = re.compile(r"\S\s+\S|[\u3040-\u30ff\u3400-\u9fff]{4}")  # Chinese and Japanese write no spaces
 PROMPT_FRACTION = 0.5  # of the values: from here on they have several words, and differ, as prompts do
 NEARLY_ALL = 0.9  # of the values
-MAX_DEPTH = 8  # of the fields of a column that are looked at
+MAX_DEPTH = 8  # levels of objects within a column in which fields are searched
 DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ]\d.*)?")
 LABEL = re.compile(r"[\w/+-]+(\.[\w/+-]+)*")  # gpt-3.5, but not "No."
 ID = re.compile(r"[A-Za-z0-9_-]*\d[A-Za-z0-9_-]*")  # q17, 3f2a-99

@@ -14,7 +14,14 @@ from orpo_cli.launch.train_job import TrainJob
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
 from orpo_cli.workflows.plan import load_recipe_reporting
-from orpo_cli.workflows.submit import COMMANDS, Submission, Target, submission_text, submit_to_slurm, write_task_file
+from orpo_cli.workflows.submit import (
+    Submission,
+    Target,
+    next_command,
+    submission_text,
+    submit_to_slurm,
+    write_task_file,
+)
 
 
 def command(
@@ -78,8 +85,9 @@ def command(
         console.note(f"submitted job {submission.job_id}; its log is {log}")
     else:
         submission = write_task_file(job, to, output, overwrite=force)
+        assert submission.file is not None
         console.result(f"wrote {submission.file}")
-        console.note(f"Next:\n  {COMMANDS[to].format(file=submission.file)}")
+        console.note(f"Next:\n  {next_command(job, to, submission.file)}")
     console.document(
         {
             "status": "ok",

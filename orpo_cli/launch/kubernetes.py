@@ -48,8 +48,8 @@ def _pod(job: TrainJob, name: str) -> dict[str, Any]:
     settings, machines = job.kubernetes, job.launch.num_machines
     rendezvous = {"MASTER_ADDR": f"{name}-0.{name}", "MASTER_PORT": str(FIRST_PORT)} if machines > 1 else {}
     environment = {"HOME": WORKSPACE, "ORPO_CACHE": f"{WORKSPACE}/.cache/orpo", **rendezvous}
-    # exec: the signal of Kubernetes goes to the first process of the container. Kubernetes itself replaces $(NAME).
-    command = f"exec {job.remote_command('$JOB_COMPLETION_INDEX')}".replace("$(", "$$(")
+    # exec: the signal of Kubernetes goes to the first process of the container. Kubernetes itself replaces $(NAME), and $$ by $.
+    command = f"exec {job.remote_command('$JOB_COMPLETION_INDEX')}".replace("$", "$$")
     container: dict[str, Any] = {
         "name": "train",
         "image": settings.image,

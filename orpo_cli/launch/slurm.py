@@ -43,6 +43,7 @@ def slurm_script(job: TrainJob, logs: Path, *, python: str = sys.executable) -> 
         "cancelled=",
         "trap 'cancelled=1' TERM  # of scancel, and of the time limit itself",
         "# a task may still save when another one has ended",
+        "set +e  # of the setup: the job goes on when the tasks end with an exit code",
         f"{srun} \\\n  {command}",
         "code=$?",
         *(_requeue_lines() if slurm.requeue else ()),

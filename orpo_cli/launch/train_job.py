@@ -33,8 +33,8 @@ class TrainJob:
             raise UsageError(
                 "a job cannot read a recipe from standard input.", remedy="Write it to a file, and give its path."
             )
-        path = Path(source)
-        return cls(loaded, str(path.absolute()) if path.is_file() else source, Path.cwd())
+        # not resolve(): a link may lead out of a directory that is the same on every machine
+        return cls(loaded, os.path.abspath(source) if Path(source).is_file() else source, Path.cwd())
 
     @property
     def launch(self) -> LaunchSection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -34,11 +35,6 @@ class Target(StrEnum):
 
 
 SUFFIXES = {Target.SKYPILOT: ".sky.yaml", Target.DSTACK: ".dstack.yml", Target.KUBERNETES: ".job.yaml"}
-COMMANDS = {
-    Target.SKYPILOT: "sky launch {file}    (`sky jobs launch {file}` on spot instances)",
-    Target.DSTACK: "dstack apply -f {file}",
-    Target.KUBERNETES: "kubectl apply -f {file}",
-}
 HEADER = "# Written by `orpo submit --to {target}`; the next one with --force replaces it.\n"
 
 
@@ -105,6 +101,17 @@ def write_task_file(job: TrainJob, target: Target, output: Path | None, *, overw
     check_output_file(file, overwrite=overwrite)
     atomic_write_text(file, text)
     return Submission(target, text, file)
+
+
+def next_command(job: TrainJob, target: Target, file: Path) -> str:
+    """The command of another tool that submits the task file."""
+    name = shlex.quote(str(file))
+    if target is Target.KUBERNETES:
+        return f"kubectl apply -f {name}"
+    if target is Target.DSTACK:
+        return f"dstack apply -f {name}"
+    secrets = "".join(f" --secret {variable}" for variable in job.variables())
+    return f"sky launch{secrets} {name}    (`sky jobs launch{secrets} {name}` on spot instances)"
 
 
 def _check_syntax(script: str) -> None:

@@ -96,6 +96,20 @@ def test_machines_are_tasks_and_processes_are_gpus(script: Callable[..., str]) -
     assert "gpus" not in text
 
 
+def test_a_setup_that_ends_at_errors_does_not_keep_the_job_from_the_queue(
+    folder: Path, script: Callable[..., str]
+) -> None:
+    programs = {"srun": "exit 130", "scontrol": f"echo $* >> {shlex.quote(str(folder / 'requeued'))}"}
+    for name, line in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
+    text = script({"slurm": {"setup": ["set -euo pipefail"]}})
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["bash", "-c", text], env=environment, check=False)
+    assert done.returncode == 130
+    assert (folder / "requeued").read_text() == "requeue 7\n"
+
+
 def test_without_requeue_the_job_ends(script: Callable[..., str]) -> None:
     text = script({"slurm": {"requeue": False}})
     assert "--no-requeue" in options(text)
@@ -259,6 +273,29 @@ def test_a_recipe_outside_the_uploaded_directory_is_refused(
     done = orpo_here("submit", recipe, "--to", "dstack", "--dry-run")
     assert done.returncode == 2
     assert "is not in the current directory" in done.stderr
+    relative = orpo_here("submit", "../mine.yaml", "--to", "dstack", "--dry-run")
+    assert (relative.returncode, "is not in the current directory" in relative.stderr) == (2, True)
+
+
+def test_the_printed_command_passes_the_secrets_of_the_task(
+    folder: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_inTheEnvironment1")
+    done = orpo_here("submit", write(folder, GPUS), "--to", "skypilot", "-o", "a task.yaml")
+    assert "sky launch --secret HF_TOKEN 'a task.yaml'" in done.stderr
+
+
+def test_kubernetes_passes_dollar_signs_on(folder: Path, orpo_here: Callable[..., Any]) -> None:
+    """Kubernetes replaces $(NAME), and $$ by $ (expansion.Expand)."""
+    recipe = write(folder, {"num_machines": 2, "num_processes": 2, **POD})
+    done = orpo_here("submit", recipe, "--to", "kubernetes", "--dry-run", "--set", "tags=['a$$b', '$$(HOME)']")
+    assert done.returncode == 0, done.stderr
+    job = list(yaml.safe_load_all(done.stdout))[-1]
+    (_, _, text) = job["spec"]["template"]["spec"]["containers"][0]["command"]
+    expanded = re.sub(r"\$(\$|\(\w+\))", lambda found: "$" if found[1] == "$" else "replaced", text)
+    assert "replaced" not in expanded
+    assert "a$$b" in expanded
+    assert '--set "launch.machine_rank=$JOB_COMPLETION_INDEX"' in expanded
 
 
 def test_keys_of_the_recipe_replace_those_of_the_task(folder: Path, orpo_here: Callable[..., Any]) -> None:

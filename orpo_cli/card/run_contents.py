@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 from orpo_cli.card.base_license import hub_id
 from orpo_cli.errors import UsageError
+from orpo_cli.exporting.export_source import file_digests
 from orpo_cli.json_files import read_json_object, read_json_object_or_empty
 from orpo_cli.merging.merge_record import MergeRecord, adapter_digests
 from orpo_cli.rundir import RunDir
@@ -135,11 +136,24 @@ def _check_part(rundir: RunDir, part: RunPart, trained: RunPart) -> None:
                 f"{part_folder(rundir, 'gguf')} contains no GGUF file.",
                 remedy=f"Create it: `orpo export {rundir.root} --format gguf`.",
             )
-        if read_json_object_or_empty(part_folder(rundir, "gguf") / "export.json").get("verified") is False:
-            raise UsageError(f"{part_folder(rundir, 'gguf')} is not a verified export.", remedy="Export it again.")
+        _check_gguf(rundir, trained)
     else:
         method = "all weights" if trained == "model" else "a LoRA adapter"
         raise UsageError(f"{rundir.root} contains no {part}: the run trained {method}.", remedy=f"--what {trained}")
+
+
+def _check_gguf(rundir: RunDir, trained: RunPart) -> None:
+    folder = part_folder(rundir, "gguf")
+    record = read_json_object_or_empty(folder / "export.json")
+    if record.get("verified") is False:
+        raise UsageError(f"{folder} is not a verified export.", remedy="Export it again.")
+    exported = record.get("origin")
+    current = file_digests(rundir.model) if trained == "model" else adapter_digests(rundir.adapter)
+    if isinstance(exported, dict) and any(exported.get(name) != digest for name, digest in current.items()):
+        raise UsageError(
+            f"{folder} was exported from another {trained} than that of the run now.",
+            remedy=f"Export it again: `orpo export {rundir.root} --format gguf --overwrite`.",
+        )
 
 
 def _check_merged(rundir: RunDir) -> None:

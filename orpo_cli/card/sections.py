@@ -119,7 +119,17 @@ def merge_section(rundir: RunDir) -> str:
         return ""
     packages = ", ".join(f"{name} {record.versions[name]}" for name in ("orpo-cli", "peft") if name in record.versions)
     verdict = record.verdict()
-    return f"## Merge\n\nThe adapter was merged into {base_text(record.base)} by {escape_text(packages)}, in {record.dtype}. {verdict[0].upper()}{verdict[1:]}."
+    how = f"into {base_text(record.base)} by {escape_text(packages)}, in {record.dtype}"
+    text = f"The adapter was merged {how}. {verdict[0].upper()}{verdict[1:]}."
+    if record.adapters:
+        names = ", ".join(f"{escape_text(each['adapter'])} (weight {each['weight']:g})" for each in record.adapters)
+        text = (
+            f"The merged model has these adapters: {names}. They were merged {how}. {verdict[0].upper()}{verdict[1:]}. The figures of "
+            "this card are those of the first one alone, with weight 1."
+        )
+    if record.into == "original":
+        text += " The base was quantized in training; the adapter was merged into its original weights."
+    return f"## Merge\n\n{text}"
 
 
 def samples_section(rundir: RunDir) -> str:

@@ -13,7 +13,7 @@ from orpo_cli.card.curves import render_curves
 from orpo_cli.card.run_contents import PushFile, files_to_push, select_parts
 from orpo_cli.errors import Interrupted, OrpoError
 from orpo_cli.hub.hub_errors import REPEAT_TO_CONTINUE, translate_hub_errors
-from orpo_cli.hub.preflight import run_preflight
+from orpo_cli.hub.preflight import run_preflight, will_be_private
 from orpo_cli.hub.push import PushRequest, resolve_options
 from orpo_cli.hub.retry import RetryPolicy
 from orpo_cli.hub.upload import Upload
@@ -102,7 +102,7 @@ def _check(
         status="checked",
         repo_id=options.repo_id,
         exists=state.exists,
-        private=options.private,
+        private=will_be_private(options, state),
         revision=options.revision,
         what=tuple(parts),
         base_license=base_license.license_name or base_license.license,

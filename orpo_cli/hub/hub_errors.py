@@ -63,7 +63,7 @@ def _response_error(repo_id: str, error: Exception) -> HubError:
         404: ("the repository or the revision was not found", "Check the name, and that your token may read it."),
         409: ("the repository was changed at the same time", "Try again."),
         412: ("the repository was changed at the same time", "Try again."),
-        413: ("a file is too large for the hub", "Merge again with a smaller --max-shard-size."),
+        413: ("a file is too large for the hub", "Merge again with a smaller --max-shard-size and --overwrite."),
         429: (
             "too many requests to the hub",
             f"Wait {response.headers.get('Retry-After', 'a few')} seconds, then try again.",

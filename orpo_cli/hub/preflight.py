@@ -29,11 +29,12 @@ class PushOptions:
 
 @dataclass(frozen=True)
 class RepoState:
-    """State of a repository on the hub: the commit of each branch and tag, by name."""
+    """State of a repository on the hub: the commit of each branch and tag, by name; whether it is private, if it says so."""
 
     exists: bool
     branches: dict[str, str]
     tags: dict[str, str]
+    private: bool | None = None
 
 
 def run_preflight(
@@ -48,13 +49,18 @@ def run_preflight(
     state = _check_repository(api, options, retry)
     base_license = _base_license(api, base, retry)
     if base_license is not None:
-        if base_license.gated and includes_base and not options.private and not license_accepted:
+        if base_license.gated and includes_base and not will_be_private(options, state) and not license_accepted:
             raise UsageError(
                 f"the base {base} is gated, and this push would make its weights public.",
                 remedy="Push privately (--private), push only the adapter, or add --accept-base-license if the terms of the "
                 "base allow it; the card then says that they apply.",
             )
     return api, state, base_license
+
+
+def will_be_private(options: PushOptions, state: RepoState) -> bool:
+    """Whether what is pushed will be private: a pull request is as visible as its repository."""
+    return options.private if state.private is None else state.private
 
 
 def _check_repository(api: HfApi, options: PushOptions, retry: RetryPolicy) -> RepoState:
@@ -77,12 +83,13 @@ def _check_repository(api: HfApi, options: PushOptions, retry: RetryPolicy) -> R
     if not options.create_pr:
         _check_visibility(options, info.private)
     if options.revision == "main" and options.tag is None:
-        return RepoState(True, {"main": info.sha or ""}, {})
+        return RepoState(True, {"main": info.sha or ""}, {}, info.private)
     refs = retry.call("reading branches and tags", lambda: api.list_repo_refs(options.repo_id))
     state = RepoState(
         True,
         {each.name: each.target_commit for each in refs.branches},
         {each.name: each.target_commit for each in refs.tags},
+        info.private,
     )
     if options.revision in state.tags:
         raise UsageError(f"--revision {options.revision} is a tag; files are pushed to a branch.", remedy="Use --tag.")

@@ -16,7 +16,7 @@ from orpo_cli.card.model_card import edited_card, render_card
 from orpo_cli.card.run_contents import CARD_PATH, PushFile, RunPart, files_to_push, select_parts
 from orpo_cli.errors import UsageError
 from orpo_cli.hub.hub_errors import translate_hub_errors
-from orpo_cli.hub.preflight import PushOptions, run_preflight
+from orpo_cli.hub.preflight import PushOptions, run_preflight, will_be_private
 from orpo_cli.hub.push_record import read_base_license, write_base_license
 from orpo_cli.hub.retry import RetryPolicy
 from orpo_cli.hub.upload import Upload
@@ -112,7 +112,8 @@ def push(rundir: RunDir, request: PushRequest, note: Callable[[str], None] = lam
         atomic_write_text(rundir.card, result.card)
         is_complete = not (request.include or request.exclude)
         uploaded = Upload(api, rundir, options, state, result.files, retry, is_complete).run(result.commit_message)
-    return replace(result, url=f"{api.endpoint}/{options.repo_id}", **asdict(uploaded))
+    private = will_be_private(options, state)
+    return replace(result, private=private, url=f"{api.endpoint}/{options.repo_id}", **asdict(uploaded))
 
 
 def resolve_options(request: PushRequest, hub: HubSection) -> PushOptions:

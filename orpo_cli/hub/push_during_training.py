@@ -21,7 +21,7 @@ from orpo_cli.card.base_license import hub_id
 from orpo_cli.card.model_card import render_card
 from orpo_cli.card.run_contents import ADAPTER_CONFIG, CARD_PATH, PushFile, RunPart, part_files, without_local_base
 from orpo_cli.checkpoint_manifest import MANIFEST
-from orpo_cli.errors import HubRefused, OrpoError, Problem, UsageError
+from orpo_cli.errors import HubRefused, Interrupted, OrpoError, Problem, UsageError
 from orpo_cli.hub.hub_errors import translate_hub_errors
 from orpo_cli.hub.preflight import PushOptions, run_preflight
 from orpo_cli.hub.push import PushRequest, PushResult, push
@@ -71,6 +71,8 @@ class PushCallback(TrainerCallback):
                 remedy = " ".join(filter(None, (error.remedy, without)))
                 raise type(error)(f"training.push_to_hub: {error}", remedy=remedy) from error
             self._warn_failed("before the run", error, "The run continues and tries again.")
+        except Interrupted:
+            raise
         except Exception as error:
             self._warn_failed("before the run", error, "The run continues and tries again.")
         else:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,22 @@ def test_an_interruption_is_recorded_before_the_wait_for_a_push(tmp_path, orpo_h
     assert done.returncode == 130, done.stderr
     assert "(save_before): the last checkpoint is" in done.stderr
     assert seen == ["interrupted"]
+
+
+def test_a_signal_while_the_hub_is_asked_ends_the_run(tmp_path, hub):
+    hub.delay("GET", "/api/models/", 30)
+    command = [sys.executable, "-m", "orpo_cli", "train", str(pushing_recipe(tmp_path))]
+    with subprocess.Popen(
+        command, env={**os.environ, **hub.environment()}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as training:
+        until = time.monotonic() + 100
+        while not hub.count("GET", "/api/models/") and time.monotonic() < until:
+            time.sleep(0.1)
+        training.send_signal(signal.SIGTERM)
+        _, stderr = training.communicate(timeout=100)
+    assert training.returncode == 130
+    assert "The run continues" not in stderr
+    assert "interrupted (SIGTERM)" in stderr
 
 
 def test_a_run_without_a_token_ends_before_any_request(tmp_path, orpo_here, hub, monkeypatch):

@@ -124,6 +124,11 @@ def test_weights_of_a_gated_base_need_a_confirmation_before_they_become_public(t
     done = check(run.root, REPO, "--public", "--accept-base-license")
     assert json.loads(done.stdout)["base_license"] == "gemma"
     assert not run.pushes.exists()
+    hub.add("they/open", private=False)
+    done = check(run.root, "they/open", "--create-pr")  # a pull request is public there
+    assert (done.returncode, "--accept-base-license" in done.stderr) == (2, True)
+    done = check(run.root, "they/open", "--create-pr", "--accept-base-license")
+    assert not json.loads(done.stdout)["private"]
 
 
 def test_a_check_without_a_repository_says_how_to_name_one(run):

@@ -13,6 +13,8 @@ import pytest
 from support.loopback_hub import LoopbackHub, account
 from support.push_cli import REPO, TOKEN, assert_repository_equals, expected_files, make_sharded_run, orpo
 
+from orpo_cli.merging.merge_record import adapter_digests
+
 
 def test_a_private_push_into_a_public_repository_is_refused(hub, run):
     orpo(hub, "push-to-hub", run.root, REPO, "--public")
@@ -293,3 +295,18 @@ def test_a_token_with_invalid_characters_is_not_shown(hub, run):
     for token in (f"{TOKEN}\x01x", f"{TOKEN}\u00e4"):
         done = orpo(hub, "push-to-hub", run.root, REPO, HF_TOKEN=token)
         assert done.returncode == 7, done.stderr
+
+
+def test_gguf_files_of_an_earlier_adapter_are_not_pushed(hub, run):
+    gguf = run.export / "gguf"
+    gguf.mkdir(parents=True)
+    (gguf / "tiny-f16.gguf").write_bytes(b"GGUF" + bytes(100))
+    origin = {**adapter_digests(run.adapter), "base": "somewhere"}
+    (gguf / "export.json").write_text(json.dumps({"verified": True, "origin": origin}))
+    assert orpo(hub, "push-to-hub", run.root, REPO, "--what", "gguf", "--dry-run").returncode == 0
+    config = run.adapter / "adapter_config.json"
+    config.write_text(config.read_text() + "\n")
+    done = orpo(hub, "push-to-hub", run.root, REPO, "--what", "gguf", "--dry-run")
+    assert done.returncode == 2
+    assert "another adapter" in done.stderr
+    assert "--format gguf --overwrite" in done.stderr

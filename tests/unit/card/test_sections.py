@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from support.json_lines import write_json_lines
 
 from orpo_cli.card.base_license import BaseLicense
 from orpo_cli.card.model_card import render_card
-from orpo_cli.card.sections import data_section
+from orpo_cli.card.sections import data_section, merge_section
+from orpo_cli.merging.merge_record import MergeRecord
 from orpo_cli.planning.plan import ModelPlan
 from orpo_cli.recipe.schema import LoraSection
 from orpo_cli.rundir import RunDir
@@ -55,6 +57,29 @@ def test_the_results_have_the_metrics_of_orpo_eval(run):
     card = render_card(run, parts="adapter")
     assert "60 held-out pairs, base | 60 held-out pairs, tuned |" in card
     assert "0.875 | 0.5 | 0.9 |" in card
+
+
+def test_a_merge_of_several_adapters_names_them(run):
+    run.merged.mkdir()
+    record = MergeRecord(
+        verified=True,
+        adapter="adapter",
+        adapter_sha256={},
+        base="x",
+        base_revision="main",
+        quantization=None,
+        dtype="float32",
+        max_logit_difference=1e-6,
+        versions={"orpo-cli": "0.1.0"},
+        created="2026-01-01T00:00:00+00:00",
+        adapters=[{"adapter": "adapter", "weight": 0.5}, {"adapter": "other", "weight": 2.0}],
+    )
+    record.write(run.merged)
+    text = merge_section(run)
+    assert "has these adapters: adapter (weight 0.5), other (weight 2). They were merged into" in text
+    assert "the first one alone" in text
+    replace(record, adapters=[]).write(run.merged)
+    assert "The adapter was merged into" in merge_section(run)
 
 
 def test_an_evaluation_with_the_numbers_of_the_training_is_one_column(run):

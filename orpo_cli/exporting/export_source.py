@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,9 +19,10 @@ from orpo_cli.model.base_model import load_base
 from orpo_cli.model.model_facts import model_facts
 from orpo_cli.model.model_source import ModelSource, locate
 from orpo_cli.model.trained_model import refuse_missing_base
+from orpo_cli.model.weight_files import find_weight_files
 from orpo_cli.planning.model_facts import ModelFacts
 from orpo_cli.planning.plan import ModelPlan, Plan
-from orpo_cli.recipe.schema import ExportSection, QuantizationSection
+from orpo_cli.recipe.schema import ExportSection, ModelSection, QuantizationSection
 from orpo_cli.rundir import RunDir, near_run_remedy
 
 if TYPE_CHECKING:
@@ -123,6 +125,12 @@ def _resolve_run(rundir: RunDir) -> ExportSource:
             raise UsageError(f"{rundir.merged} was merged from another adapter than {rundir.adapter}.", remedy=remedy)
     dtype = record.dtype if record is not None else plan.merge.dtype
     origin = {**digests, "base": f"{plan.model.model_name_or_path}@{plan.model.model_revision}", "merged_dtype": dtype}
+    if record is not None:
+        origin["base"] = f"{record.base}@{record.base_revision}"
+        if record.into != "trained":
+            origin["into"] = record.into
+        if record.adapters:
+            origin["adapters"] = json.dumps(record.adapters, sort_keys=True)
     return ExportSource(
         plan.name, rundir.merged, rundir, record is None, plan.model, _export_settings(plan), dtype, origin
     )
@@ -144,7 +152,8 @@ def _check_exportable(folder: Path) -> None:
             f"the model in {folder} is quantized: its config.json has a quantization_config.",
             remedy="Export the model that was quantized.",
         )
-    if not any(folder.glob("*.safetensors")):
+    files = find_weight_files(ModelSource(ModelSection(model_name_or_path=str(folder))))
+    if not files or files[0].suffix != ".safetensors":
         raise UsageError(f"{folder} has no weights in safetensors.", remedy="Save it with save_pretrained first.")
 
 

@@ -12,7 +12,10 @@ from orpo_cli.json_files import read_json_object
 from orpo_cli.merging.base_checkpoint import Checkpoint
 from orpo_cli.merging.sharded_merge import plan_shards, shard_index
 from orpo_cli.merging.tensor_files import TensorSpec
+from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.save import copy_mode_to_weights
+from orpo_cli.model.weight_files import find_weight_files
+from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +54,8 @@ def write_safetensors(source: Path, folder: Path, *, dtype: str, max_shard_size:
 
 
 def _open_checkpoint(folder: Path) -> Checkpoint:
-    return Checkpoint(sorted(folder.glob("*.safetensors")))
+    """What from_pretrained reads: a folder may have the same weights in another layout, too (``consolidated.safetensors``)."""
+    return Checkpoint(find_weight_files(ModelSource(ModelSection(model_name_or_path=str(folder)))))
 
 
 def _convert(tensor: Tensor, name: str, dtype: str) -> Tensor:

@@ -19,6 +19,8 @@ from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.exporting.export import export
 from orpo_cli.exporting.export_record import ExportRecord
 from orpo_cli.exporting.export_request import ExportRequest
+from orpo_cli.merging.merge import merge
+from orpo_cli.merging.merge_target import MergeRequest
 from orpo_cli.planning.plan import ExportPlan
 from orpo_cli.rundir import RunDir
 
@@ -233,6 +235,28 @@ def test_a_merge_of_another_adapter_is_not_exported(tmp_path):
     with pytest.raises(UsageError, match="another adapter") as caught:
         export(ExportRequest(run.root))
     assert "orpo merge" in str(caught.value.remedy)
+
+
+def test_an_export_of_another_merge_of_the_same_adapter_needs_overwrite(tmp_path):
+    run = make_exportable_run(tmp_path / "run")
+    export(ExportRequest(run.root))
+    other = Path(shutil.copytree(run.adapter, tmp_path / "other"))
+    merge(MergeRequest(run.root, adapters=[other], weights=[0.5, 0.5], overwrite=True))
+    with pytest.raises(UsageError, match="another export"):
+        export(ExportRequest(run.root))
+    (done,) = export(ExportRequest(run.root, overwrite=True))
+    assert json.loads(done.record.origin["adapters"])[1]["weight"] == 0.5
+
+
+def test_the_same_weights_in_another_layout_are_not_exported(model, tmp_path):
+    source = Path(shutil.copytree(model, tmp_path / "source"))
+    save_file({"layers.0.attention.wq.weight": torch.ones(2, 2)}, source / "consolidated.safetensors")
+    export(ExportRequest(source, tmp_path / "out"))
+    assert weights(tmp_path / "out").keys() == weights(model).keys()
+    for path in source.glob("model*.safetensors*"):
+        path.unlink()
+    with pytest.raises(UsageError, match="no weights in safetensors"):
+        export(ExportRequest(source, tmp_path / "none"))
 
 
 def test_a_full_disk_is_reported_before_the_merge(tmp_path, monkeypatch):

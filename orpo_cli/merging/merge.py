@@ -120,7 +120,7 @@ def merge(
     remove_leftovers(target.output.absolute().parent)
     parse_size(target.max_shard_size, "--max-shard-size")
     record = _new_record(target)
-    existing = _existing_merge(target.output, record, request.overwrite)
+    existing = _existing_merge(target.output, record, request)
     if existing is not None:
         return MergeResult(target.output, True, existing, time.monotonic() - started)
     import_libraries("transformers.modeling_utils", "peft")
@@ -207,6 +207,7 @@ def _new_record(target: MergeTarget) -> MergeRecord:
         versions={"orpo-cli": __version__, **{name: version(name) for name in packages}},
         created=now(),
         into=target.into,
+        max_shard_size=target.max_shard_size,
         adapters=[
             {"adapter": each.folder.absolute().name, "weight": each.weight, "sha256": digest}
             for each, digest in zip(target.adapters, digests, strict=True)
@@ -216,7 +217,7 @@ def _new_record(target: MergeTarget) -> MergeRecord:
     )
 
 
-def _existing_merge(output: Path, planned: MergeRecord, overwrite: bool) -> MergeRecord | None:
+def _existing_merge(output: Path, planned: MergeRecord, request: MergeRequest) -> MergeRecord | None:
     """The record of an output that already is the requested merge. Raises UsageError if it is something else."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
@@ -226,13 +227,17 @@ def _existing_merge(output: Path, planned: MergeRecord, overwrite: bool) -> Merg
             f"{output} exists and is no merged model: it has no {FILE_NAME}.",
             remedy="Choose another -o, or remove it.",
         )
-    if overwrite:
+    if request.overwrite:
         return None
-    if record.is_usable and record.same_origin(planned) and record.is_complete(output):
+    sizes = [parse_size(each.max_shard_size, "--max-shard-size") for each in (record, planned) if each.max_shard_size]
+    other_shards = request.max_shard_size is not None and len({*sizes}) > 1
+    if record.is_usable and record.same_origin(planned) and record.is_complete(output) and not other_shards:
         return record
     found = f"another merge (dtype {record.dtype}, {record.created})"
     if record.adapter_sha256 != planned.adapter_sha256:
         found = f"a merge of another adapter ({record.created}), such as an earlier result of the run"
+    elif other_shards:
+        found = f"this merge in files of at most {record.max_shard_size}"
     if not record.is_usable:
         found = f"a merge that failed its verification ({record.created})"
     raise UsageError(f"{output} contains {found}.", remedy="Add --overwrite, or choose another -o.")

@@ -37,6 +37,7 @@ class MergeRecord:
     created: str  # ISO 8601, UTC
     into: str = "trained"  # a quantized base: as training used it, or the original
     adapters: list[dict[str, Any]] = field(default_factory=list)  # all adapters, if several or weighted
+    max_shard_size: str | None = None  # of a weights file, as it was given
     way: str = "tensor by tensor"  # or: in memory, and why
     verification: str = (
         "logits"  # or: "tensors only", if the model did not fit into memory; "none" if it was merged in memory

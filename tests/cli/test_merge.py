@@ -66,6 +66,16 @@ def test_another_merge_in_the_same_folder_exits_2(run, run_merge):
     assert "--overwrite" in json.loads(done.stdout)["remedy"]
 
 
+def test_smaller_files_of_an_existing_merge_need_overwrite(run, run_merge):
+    assert run_merge(run.root).returncode == 0
+    done = run_merge(run.root, "--max-shard-size", "50KB")
+    assert (done.returncode, "this merge in files of at most 5GB" in done.stderr) == (2, True)
+    assert run_merge(run.root, "--max-shard-size", "50KB", "--overwrite").returncode == 0
+    assert len(list(run.merged.glob("*.safetensors"))) > 1
+    assert run_merge(run.root, "--max-shard-size", "0.05MB").returncode == 0
+    assert run_merge(run.root).returncode == 0  # it is the merge that was asked for, in other files
+
+
 def test_a_bare_adapter_takes_its_base_from_the_command_line(run, tmp_path, base, run_merge):
     adapter = tmp_path / "alone"
     run.adapter.rename(adapter)

@@ -22,6 +22,7 @@ PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
 MAX_LENGTHS = (256, 512, 1024, 2048, 4096, 8192)  # besides the max_length of the recipe
 BINS = 20
 LENGTH_BIAS_THRESHOLD = 0.1  # correlation of completion length and preference: from here on the data teaches length
+STRONG_LENGTH_BIAS = 0.3  # from here on, the data should be changed before it is trained
 MIN_PAIRS_FOR_BIAS = 100  # in fewer pairs, a correlation of 0.1 is often chance: its standard error is 0.07
 TRUNCATION_THRESHOLD = 0.2  # fraction of truncated pairs from which the audit warns
 FEW_TRUNCATED = 0.05  # fraction that the recommended max_length truncates at most
@@ -52,6 +53,14 @@ class LengthBias:
             f"longer in {self.chosen_longer:.0%}, shorter in {self.rejected_longer:.0%} of the pairs; correlation of length and preference "
             f"{self.correlation:+.2f})"
         )
+
+    @property
+    def remedy(self) -> str:
+        """What to do about ``warning``."""
+        if abs(self.correlation) < STRONG_LENGTH_BIAS:
+            return "Train, and look at the accuracy by length that `orpo eval` shows."
+        rare = "shorter" if self.correlation > 0 else "longer"
+        return f"Add pairs whose chosen completion is {rare}, or drop a part of the others."
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,7 @@ def _problems(part: str, cut: Truncation, bias: LengthBias) -> list[Problem]:
     if cut.warning:
         found.append(Problem("pairs-truncated", cut.warning, where, severity="warning"))
     if bias.warning:
-        found.append(Problem("length-predicts-preference", bias.warning, where, severity="warning"))
+        found.append(Problem("length-predicts-preference", bias.warning, where, remedy=bias.remedy, severity="warning"))
     return found
 
 

@@ -205,6 +205,7 @@ class _DatasetBuilder:
                 positions, names = positions[other], [names[at] for at in other]
             rejections = (RowRejected(rule, f"as {name}") for name in names)
             table = self._drop_pairs(table, positions, rejections, reports)
+        _name_truncated(table, reports)
         return table
 
     def _drop_pairs(
@@ -243,6 +244,7 @@ class _DatasetBuilder:
                 "leakage: the prompt of every train pair occurs in the eval pairs.",
                 remedy="Hold out other prompts, or set dataset.rules.leaked to false.",
             )
+        _name_truncated(kept, [source for source in self.report.sources if source.part == "train"])
         return kept
 
     def apply_weights(self, train: PairTable) -> PairTable:
@@ -286,6 +288,14 @@ class _DatasetBuilder:
             "\n  ".join([f"no usable {part} pair is left of {read:,} rows:", *lines]),
             remedy=" ".join(remedies) or "Give pairs with a prompt and two different answers.",
         )
+
+
+def _name_truncated(table: PairTable, reports: Sequence[SourceReport]) -> None:
+    """Enter the first truncated pairs of ``table`` in the report of their source."""
+    truncated = np.any([table.full_token_counts(part) > table.token_counts(part) for part in PARTS], axis=0)
+    for number, report in enumerate(reports):
+        positions = np.flatnonzero(truncated & (table.source_indices() == number))[:EXAMPLES]
+        report.truncated_rows = table.select(positions).row_names()
 
 
 def _row_labels(sources: list[Source]) -> dict[str, str]:

@@ -95,6 +95,7 @@ class SourceReport:
     examples: dict[str, list[str]] = field(default_factory=dict)
     truncated_prompts: int = 0
     truncated_completions: int = 0
+    truncated_rows: list[str] = field(default_factory=list)  # the first ones
     remedies: dict[str, list[str]] = field(default_factory=dict)  # of rows with a remedy of their own, by reason
     notes: Counter[str] = field(default_factory=Counter)
     choice: str = ""  # which answer is the chosen one, where the format decides it
@@ -171,8 +172,9 @@ class SourceReport:
         if self.used is not None:
             text.append(f"  {self.used:,} train pairs after its weight")
         if self.truncated_prompts or self.truncated_completions:
+            example = f", for example of {', '.join(self.truncated_rows)}" if self.truncated_rows else ""
             text.append(
-                f"  truncated {self.truncated_prompts:,} prompts and {self.truncated_completions:,} completions; a pair may have several"
+                f"  truncated {self.truncated_prompts:,} prompts and {self.truncated_completions:,} completions (a pair may have several){example}"
             )
         text += [f"  {line}" for line in note_lines(self.notes)]
         if self.unused_columns:

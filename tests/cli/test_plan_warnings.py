@@ -76,7 +76,7 @@ def test_a_training_says_that_length_predicts_the_preference(
     assert re.search(
         r"^dataset\.train: warning: chosen completions are longer by \d+ tokens", done.stderr, re.MULTILINE
     )
-    assert "[length-predicts-preference]" in done.stderr
+    assert "Add pairs whose chosen completion is shorter, or drop a part of the others. [length" in done.stderr
 
 
 def test_a_missing_package_is_a_warning_in_plan_and_an_error_in_train(

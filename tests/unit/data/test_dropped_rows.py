@@ -75,12 +75,18 @@ def test_no_more_than_three_examples_of_a_reason_are_named(tmp_path: Path) -> No
 
 
 def test_long_prompts_and_answers_are_cut_and_counted(tmp_path: Path) -> None:
-    rows = [text_pair(prompt="start " + "word " * 200 + "end"), text_pair(chosen=" so" * 300), text_pair()]
+    cut = [text_pair(prompt="start " + "word " * 200 + "end"), text_pair(chosen=" so" * 300)]
+    rows = [*cut, text_pair(), cut[0]]
     train = {**write_source(tmp_path / "x.jsonl", rows), "format": "text"}
     tokenizer = tokenizer_of("chatml")
     prepared = prepare_dataset({"train": train}, max_length=80, max_prompt_length=40)
     assert prepared.report.sources[0].truncated_prompts == 1
     assert prepared.report.sources[0].truncated_completions == 1
+    assert prepared.report.sources[0].truncated_rows == ["x.jsonl:1", "x.jsonl:2"]  # not the duplicate
+    assert any(
+        line.endswith("1 prompts and 1 completions (a pair may have several), for example of x.jsonl:1, x.jsonl:2")
+        for line in prepared.report.lines()
+    )
     assert len(prepared.train[0]["prompt_input_ids"]) == 40
     assert tokenizer.decode(prepared.train[0]["prompt_input_ids"]).endswith("word end")
     assert len(expand_pair(prepared.train[1])["chosen_input_ids"]) == 80

@@ -23,6 +23,7 @@ from orpo_cli.recipe.schema import (
     ModelSection,
     QuantizationSection,
 )
+from orpo_cli.recipe.source.yaml_writer import block_yaml
 from orpo_cli.secret_values import mask_secrets, register_secrets, unmask_secrets
 
 # Dotted names of the values that the memory estimate decides.
@@ -181,6 +182,13 @@ class Plan(PlanDraft):
 
     engine: EnginePlan
     launch: LaunchPlan
+
+    def __repr__(self) -> str:
+        return f"Plan({self.name!r})"
+
+    def __str__(self) -> str:
+        """The values as YAML, with the names of secrets in place of their values."""
+        return block_yaml(json.loads(json.dumps(mask_secrets(self.values(), self.secrets))))
 
     def to_document(self) -> dict[str, Any]:
         """The content of plan.json: nested as a recipe, each leaf ``{"value": …, "origin": …, "reason": …}``."""

@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+import yaml
 from support.tiny import pairs, tiny_llama, tiny_tokenizer, write_recipe
 from transformers import TrainerCallback
 from transformers.utils import logging
@@ -214,6 +215,16 @@ def test_a_recipe_without_data_says_how_to_train_a_dataset_in_memory(tmp_path: P
     (tmp_path / "mine.yaml").write_text("model:\n  model_name_or_path: a/b\n")
     with pytest.raises(RecipeError, match=r"give `train` this recipe \(and its overrides\), and train_dataset"):
         Recipe.load(tmp_path / "mine.yaml")
+
+
+def test_a_printed_plan_is_yaml_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUN_TOKEN", "a-secret-of-some-length")
+    planned = plan(write_recipe(tmp_path, estimated=False)).plan
+    planned = planned.model_copy(update={"secrets": ["RUN_TOKEN"], "tags": ["a-secret-of-some-length"]})
+    assert "a-secret" not in repr(planned)
+    printed = yaml.safe_load(str(planned))
+    assert printed["tags"] == ["${RUN_TOKEN}"]
+    assert printed["training"]["max_steps"] == planned.training["max_steps"]
 
 
 def test_a_verbose_plan_prints_the_screen_of_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from orpo_cli.workflows.report import (
     page_path,
     write_charts,
 )
-from orpo_cli.workflows.runs import run_or_folder
+from orpo_cli.workflows.runs import read_statuses, run_or_folder
 
 
 def command(
@@ -94,6 +94,7 @@ def command(
         follow(runs, write, console)
     histories = find_histories(runs, console)
     results = check_all(histories, assertions or [])
+    read_statuses(histories, console)
     if not follow_runs:
         write(histories, False)
     charts = write_charts(histories, svg) if svg is not None else []

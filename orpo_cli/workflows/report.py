@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from orpo_cli.run_attempts import RUNNING
 from orpo_cli.run_lock import live_owner
 from orpo_cli.rundir import RunDir
 from orpo_cli.workflows.output_file import check_output_file
-from orpo_cli.workflows.runs import read_runs
+from orpo_cli.workflows.runs import read_runs, read_statuses
 
 FOLLOW_SECONDS = 5.0
 GENERATOR = '<meta name="generator" content="orpo-cli">'  # in the head of every page
@@ -82,13 +83,10 @@ def page_path(paths: Sequence[Path], output: Path | None) -> Path:
     if output is not None:
         check_output_file(output, overwrite=True)
         return output
-    if len(paths) == 1:
-        return RunDir(paths[0]).report / PAGE
-    if PAGE_OF_SEVERAL.exists() and not _is_report(PAGE_OF_SEVERAL):
-        raise UsageError(
-            f"{PAGE_OF_SEVERAL} exists already, and is not a report.", remedy="Choose another file: --output FILE."
-        )
-    return PAGE_OF_SEVERAL
+    page = RunDir(paths[0]).report / PAGE if len(paths) == 1 else PAGE_OF_SEVERAL
+    if os.path.exists(page) and not _is_report(page):
+        raise UsageError(f"{page} exists already, and is not a report.", remedy="Choose another file: --output FILE.")
+    return page
 
 
 def _is_report(path: Path) -> bool:
@@ -133,15 +131,21 @@ def follow(paths: Sequence[Path], write: Callable[[Sequence[RunHistory], bool], 
     """
     while _is_going_on(paths) and not _has_runs(paths):
         time.sleep(FOLLOW_SECONDS)
-    histories = find_histories(paths, console)
+    histories = _with_statuses(paths, console)
     quiet = Console(quiet=True, log_only=True)  # what is damaged was said once
     try:
         while any(each.status == RUNNING for each in histories) or _is_going_on(paths):
             write(histories, True)
             time.sleep(FOLLOW_SECONDS)
-            histories = find_histories(paths, quiet)
+            histories = _with_statuses(paths, quiet)
     finally:
-        write(find_histories(paths, quiet), False)
+        write(_with_statuses(paths, quiet), False)
+
+
+def _with_statuses(paths: Sequence[Path], console: Console) -> list[RunHistory]:
+    histories = find_histories(paths, console)
+    read_statuses(histories, console)
+    return histories
 
 
 def _is_going_on(paths: Sequence[Path]) -> bool:

@@ -52,6 +52,39 @@ def test_a_folder_counts_as_its_runs_and_no_run_twice(runs: Path, orpo_here: Orp
     assert "runs/report" not in orpo_here("runs").stdout  # the folder of the page is no run
 
 
+@pytest.mark.parametrize("path", ["runs/a", "runs"])
+def test_a_page_of_somebody_is_not_replaced(runs: Path, orpo_here: Orpo, path: str) -> None:
+    page = Path(path, "report", "index.html")
+    page.parent.mkdir()
+    page.write_text("<html>of somebody</html>")
+    done = orpo_here("report", path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{page} exists already, and is not a report." in done.stderr
+    assert page.read_text() == "<html>of somebody</html>"
+    assert orpo_here("report", path, "-o", page).returncode == 0  # asked for
+
+
+@pytest.mark.parametrize("options", [(), ("--follow",)])
+def test_runs_of_other_machines_are_watched_at_once(
+    runs: Path, orpo_here: Orpo, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    """Each takes 15 s where it was killed: the barrier is passed only by two at the same time."""
+    for name in ("a", "b"):
+        document = json.loads((runs / name / "run.json").read_text())
+        (runs / name / "run.json").write_text(json.dumps({**document, "status": "running"}))
+    both = threading.Barrier(2, timeout=10)
+
+    def watch(path: Path) -> None:
+        both.wait()
+        time.sleep(0.3)
+
+    monkeypatch.setattr("orpo_cli.report.run_history.live_owner", watch)
+    monkeypatch.setattr("orpo_cli.workflows.runs._SECONDS_UNTIL_NOTE", 0.05)
+    done = orpo_here("report", "runs", *options)
+    assert done.returncode == 0, done.stderr
+    assert "checking whether runs of other machines still train (2)" in done.stderr
+
+
 def test_the_comparison_is_printed_too(runs: Path, orpo_here: Orpo) -> None:
     done = orpo_here("report", "runs/a", "runs/b")
     assert "b against a: runs/a has no scores of held-out pairs. `orpo eval runs/a` computes them." in done.stderr

@@ -1,6 +1,7 @@
 """Assertions over the metrics of a run: ``eval.accuracy[-1] > 0.7``, for continuous integration and for choosing a run.
 
-The expression is parsed as Python, but never evaluated as Python: only the nodes listed here have a meaning.
+The expression is parsed as Python, but never evaluated as Python: only the nodes listed here have a meaning. An evaluation whose
+value was not a finite number keeps its place, so that ``eval.loss[-1]`` is never that of an earlier evaluation.
 
     metrics      loss, rewards/margins, margin, eval.accuracy, tuned.accuracy, run.seconds, …: the values in the order of steps
     choice       loss[-1], loss[0], loss[-5:]
@@ -22,7 +23,8 @@ from orpo_cli.errors import UsageError
 from orpo_cli.recipe.did_you_mean import closest_name
 from orpo_cli.report.run_history import RunHistory
 
-Value = float | bool | list[float]
+Series = list[float | None]  # None: an evaluation whose value was not a finite number
+Value = float | bool | Series
 _SLASH = "__slash__"  # a name such as rewards/margins, which would be a division
 _SLASHED_NAME = re.compile(r"(?<![\w.])([A-Za-z_][\w.]*)/([A-Za-z_]\w*)")
 MAX_CHARACTERS = 1000
@@ -34,8 +36,10 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
 }  # fmt: skip
 _FUNCTIONS: dict[str, Callable[[list[float]], float]] = {
-    "min": min, "max": max, "mean": fmean, "first": lambda values: values[0], "last": lambda values: values[-1], "len": len,
+    "min": min, "max": max, "mean": fmean, "len": len,
 }  # fmt: skip
+_PLACES = {"first": 0, "last": -1}
+_METRIC_OF_EVALUATIONS = re.compile(r"eval[._]([\w./]+)")
 GRAMMAR = "An expression has metrics (eval.accuracy), indices ([-1], [-5:]), min, max, mean, first, last, len, abs, + - *, comparisons, and, or, not."
 
 
@@ -73,7 +77,7 @@ def expression_value(history: RunHistory, expression: str) -> float | None:
     """The number of an expression such as ``eval.accuracy``, ``max(eval.accuracy)`` or ``run.seconds``.
 
     Of a metric without a choice it is the last value, and of an evaluation that of the saved weights.
-    None where the run has no value of the metric. Raises UsageError for what is not such an expression.
+    None where the run, or that evaluation, has no value of the metric. Raises UsageError for what is not such an expression.
     """
     evaluation = _Evaluation(history, expression)
     try:
@@ -86,9 +90,11 @@ def expression_value(history: RunHistory, expression: str) -> float | None:
         )
     if not isinstance(value, list):
         return value
-    name = expression.strip()
-    saved = history.metric(f"saved.{name[5:]}") if name.startswith(("eval.", "eval_")) else []
-    return (saved or value)[-1]
+    name = _METRIC_OF_EVALUATIONS.fullmatch(expression.strip())
+    if name is None or not history.saved_eval:
+        return value[-1]
+    saved = history.metric(f"saved.{name[1]}")
+    return saved[0] if saved else None
 
 
 class _NoValue(UsageError):
@@ -129,10 +135,13 @@ class _Evaluation:
                 return self._metric(node)
             case ast.Subscript(value=inner):
                 return self._chosen(node, self._series(inner))
-            case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in _FUNCTIONS or name == "abs":
-                if name == "abs":
-                    return abs(self._number(argument))
-                return self._recorded(node, float(_FUNCTIONS[name](self._series(argument))))
+            case ast.Call(func=ast.Name(id="abs"), args=[argument], keywords=[]):
+                return abs(self._number(argument))
+            case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in _PLACES:
+                return self._recorded(node, self._series(argument)[_PLACES[name]])
+            case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in _FUNCTIONS:
+                values = [each for each in self._series(argument) if each is not None]
+                return self._recorded(node, float(_FUNCTIONS[name](values)))
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return -self._number(operand)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
@@ -148,7 +157,7 @@ class _Evaluation:
                 return all(_COMPARE[type(op)](one, other) for op, one, other in pairs)
         raise self.error(f"{_source(node)} has no meaning in an assertion", GRAMMAR)
 
-    def _metric(self, node: ast.expr) -> list[float]:
+    def _metric(self, node: ast.expr) -> Series:
         name = _source(node)
         if not re.fullmatch(r"[A-Za-z_][\w./]*", name):
             raise self.error(f"{name} is not the name of a metric", GRAMMAR)
@@ -168,15 +177,15 @@ class _Evaluation:
                 f"{self.expression!r}: {self.history.path} has no metric {name!r}.",
                 remedy=f"Did you mean `{close}`? The run has {len(known)} metrics." if close else listed,
             )
-        return values
+        return self.history.evaluation_values(name) or [*values]
 
-    def _series(self, node: ast.expr) -> list[float]:
+    def _series(self, node: ast.expr) -> Series:
         value = self._value(node)
         if not isinstance(value, list):
             raise self.error(f"{_source(node)} is one value, not a metric", GRAMMAR)
         return value
 
-    def _chosen(self, node: ast.Subscript, values: list[float]) -> Value:
+    def _chosen(self, node: ast.Subscript, values: Series) -> Value:
         if isinstance(node.slice, ast.Slice):
             start, stop, step = (
                 None if each is None else self._index(each)
@@ -185,6 +194,8 @@ class _Evaluation:
             chosen = values[slice(start, stop, step or None)]
             if not chosen:
                 raise _NoValue(f"{self.expression!r}: {_source(node)} is empty: there are {len(values)} values.")
+            if None in chosen:
+                raise self._not_finite(node)
             return chosen
         index = self._index(node.slice)
         try:
@@ -220,9 +231,17 @@ class _Evaluation:
             raise self.error(f"{_source(node)} compares nothing", GRAMMAR)
         return value
 
-    def _recorded(self, node: ast.expr, value: float) -> float:
+    def _recorded(self, node: ast.expr, value: float | None) -> float:
+        if value is None:
+            raise self._not_finite(node)
         self.values[_source(node)] = value
         return value
+
+    def _not_finite(self, node: ast.expr) -> _NoValue:
+        return _NoValue(
+            f"{self.expression!r}: {_source(node)} has no value in {self.history.path}: the evaluation has no finite number there.",
+            remedy="Choose another evaluation by its index; min, max and mean of all evaluations leave such values out.",
+        )
 
 
 def _source(node: ast.expr) -> str:

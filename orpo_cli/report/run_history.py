@@ -271,14 +271,18 @@ class RunHistory:
         and the other numbers of run.json. ``margin`` is the margin in log-probability, chosen minus rejected in nats per token:
         other than ``rewards/margins`` it does not have the factor beta, so that runs of different beta can be compared.
         """
-        if name.startswith("eval_"):
-            name = f"{EVAL}.{name.removeprefix('eval_')}"
-        source, _, rest = name.partition(".")
-        if not rest:
-            source, rest = TRAIN, name
+        source, metric = _source_and_metric(name)
         prefix = "eval_" if source in (EVAL, SAVED) else ""
-        values = ((record, metric_value(record, rest, prefix)) for record in self._records_of(source))
+        values = ((record, metric_value(record, metric, prefix)) for record in self._records_of(source))
         return [(record, value) for record, value in values if value is not None]
+
+    def evaluation_values(self, name: str) -> list[float | None]:
+        """The value of a metric such as ``eval.loss`` in each evaluation; None where it was not a finite number.
+
+        [] for a metric of another source.
+        """
+        source, metric = _source_and_metric(name)
+        return [metric_value(each, metric, "eval_") for each in self.evaluations] if source == EVAL else []
 
     def metric_names(self) -> list[str]:
         """The names that ``metric`` has values for in this run."""
@@ -363,6 +367,14 @@ def kind_of(record: Record) -> str:
     if isinstance(kind, str):
         return kind
     return EVAL if any(name.startswith("eval_") for name in record) else TRAIN
+
+
+def _source_and_metric(name: str) -> tuple[str, str]:
+    """``("eval", "loss")`` of ``eval.loss`` and ``eval_loss``; a name without a source is one of the logged steps."""
+    if name.startswith("eval_"):
+        return EVAL, name.removeprefix("eval_")
+    source, _, metric = name.partition(".")
+    return (source, metric) if metric else (TRAIN, name)
 
 
 def metric_value(record: Record, name: str, prefix: str = "") -> float | None:

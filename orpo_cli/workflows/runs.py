@@ -114,6 +114,12 @@ def _values(histories: Sequence[RunHistory], metric: str) -> dict[Path, float]:
                 remedy=f"Run it for each of them first: `orpo eval {histories[0].path}`.",
             )
         known = list(dict.fromkeys(name for each in histories for name in each.metric_names()))
+        if metric in known:
+            raise UsageError(
+                f"none of {len(histories)} runs has a value of {metric}: in the evaluation of the saved weights it was not a finite "
+                "number.",
+                remedy=f"An expression chooses another value: min({metric}), max({metric}).",
+            )
         close = closest_name(metric, known)
         listed = f"They have: {', '.join(known)}." if known else "They have no metrics yet."
         raise UsageError(

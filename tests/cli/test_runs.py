@@ -81,6 +81,20 @@ def test_best_prints_only_the_path_of_a_finished_run(runs: Path, orpo_here: Orpo
     assert document == {"path": "runs/high", "metric": "eval.accuracy", "value": 0.75}
 
 
+def test_a_run_whose_last_loss_was_not_finite_is_not_the_best(runs: Path, orpo_here: Orpo) -> None:
+    assert orpo_here("runs", "--best", "eval.loss").stdout == "runs/high\n"
+    for name, expected in (("high", (0, "runs/low\n")), ("low", (2, ""))):
+        path = runs / name / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            if line["step"] == 20:
+                line.pop("eval_loss", None)
+        write_json_lines(path, lines)
+        done = orpo_here("runs", "--best", "eval.loss")
+        assert (done.returncode, done.stdout) == expected
+    assert "none of 2 runs has a value of eval.loss: in the evaluation of the saved weights it was not" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

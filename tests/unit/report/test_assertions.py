@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.json_lines import write_json_lines
 from support.recorded_runs import write_recorded_run
 
 from orpo_cli.errors import UsageError
@@ -112,6 +115,49 @@ def test_sorting_takes_the_evaluation_of_the_saved_weights(tmp_path: Path) -> No
     assert expression_value(history, "eval.accuracy") == expression_value(history, "eval_rewards/accuracies") == 0.75
     assert expression_value(history, "eval.accuracy[-1]") == 0.625
     assert check_assertion(history, "saved.accuracy == 0.75 and saved.loss == eval.loss[1]").holds
+
+
+@pytest.fixture
+def diverged(tmp_path: Path) -> RunHistory:
+    """A run whose last evaluation has no loss, as one that was not a finite number is left out."""
+    run = write_recorded_run(tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    write_json_lines(run / "metrics.jsonl", [_without_loss(each) if each["step"] == 20 else each for each in lines])
+    return read_history(run)
+
+
+def _without_loss(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name != "eval_loss"}
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "eval.loss[-1] < 9", "eval_loss[2] < 9", "last(eval.loss) < 9", "mean(eval.loss[-2:]) < 9",
+        "eval.accuracy[-1] > 0 and eval.loss[-1] < 9", "not eval.loss[-1] > 9",
+    ],
+)  # fmt: skip
+def test_an_evaluation_without_a_finite_value_is_not_replaced_by_an_earlier_one(
+    diverged: RunHistory, expression: str
+) -> None:
+    with pytest.raises(UsageError, match=r"has no value in .*run: the evaluation has no finite number there"):
+        check_assertion(diverged, expression)
+
+
+def test_the_other_evaluations_keep_their_places(diverged: RunHistory) -> None:
+    for expression in ("eval.loss[1] == 3.375", "first(eval.loss) == 3.5", "min(eval.loss) == 3.375"):
+        assert check_assertion(diverged, expression).holds
+    with pytest.raises(UsageError, match=r"eval\.loss has 3 values"):
+        check_assertion(diverged, "eval.loss < 9")
+    assert expression_value(diverged, "eval.loss") is None
+    assert expression_value(diverged, "eval.loss[-1]") is None
+    assert expression_value(diverged, "eval.accuracy") == 0.75
+    assert expression_value(diverged, "min(eval.loss)") == 3.375
+
+
+def test_a_run_with_an_evaluation_of_its_base_only_is_sorted_by_it(tmp_path: Path) -> None:
+    history = read_history(write_recorded_run(tmp_path / "run", accuracies=(0.5,), status="interrupted"))
+    assert expression_value(history, "eval.accuracy") == 0.5
 
 
 def test_the_value_of_an_expression_for_sorting(history: RunHistory) -> None:

@@ -129,6 +129,6 @@ def command(
         return
     result = run_sweep(planned, console)
     console.document(result)
-    if result.winner is not None:
+    if result.winner is not None and result.winner["recipe"] is not None:
         console.result(result.winner["recipe"])
     result.raise_if_incomplete()

@@ -66,11 +66,15 @@ class SweepResult:
             "trials": trials,
             "winner": self.winner,
             "common_pairs": self.ranking.common_pairs,
+            "left_out": self.ranking.left_out,
             "report": self.report,
         }
 
     def raise_if_incomplete(self) -> None:
-        """Raise RunError where trials have failed, Interrupted where they have ended before their last step for another reason."""
+        """Raise RunError where trials have failed, Interrupted where they have ended before their last step for another reason.
+
+        UsageError where only the recipe of the winner is missing.
+        """
         for state, error, verb in ((State.FAILED, RunError, "failed"), (State.INTERRUPTED, Interrupted, "interrupted")):
             names = [each.trial.name for each in self.states if each.state is state]
             if names:
@@ -78,6 +82,12 @@ class SweepResult:
                     f"{len(names)} of {len(self.states)} trials {verb}: {', '.join(names)}. Logs: {self.planned.sweep.logs}.",
                     remedy="The same command tries them again, and trains only them.",
                 )
+        if self.winner is not None and self.winner["recipe"] is None:
+            raise UsageError(
+                f"the winner, {self.winner['trial']}, has no recipe: {self.planned.sweep.winner} is not written.",
+                remedy=f"Restore the recipe of the sweep and repeat the command, which trains nothing again. The run of the winner "
+                f"is complete: {self.winner['run']}",
+            )
 
 
 def run_sweep(planned: PlannedSweep, console: Console) -> SweepResult:
@@ -218,16 +228,30 @@ def _conclude(planned: PlannedSweep, scheduler: Scheduler, console: Console) -> 
     winner = None
     if ranking.results:
         best = ranking.results[0]
-        winner = winner_document(best, request.metric, sweep.winner, sweep.run(best.state.trial))
-        atomic_write_text(sweep.winner, _winner_text(planned, ranking))
+        recipe = _write_winner(planned, ranking, console)
+        winner = winner_document(best, request.metric, recipe, sweep.run(best.state.trial))
     sweep.write(planned.definition, states, winner)
     width = console.out.width if console.out.is_terminal else None
     console.result(result_table(states, ranking.results, scheduler.progress, request.metric, width))
-    if ranking.common_pairs is not None:
-        console.warn(ranking.lines()[0])
-    for line in ranking.lines()[0 if ranking.common_pairs is None else 1 :]:
+    for line in ranking.warnings():
+        console.warn(line)
+    for line in ranking.findings():
         console.note(line)
     return SweepResult(planned, states, ranking, winner, _write_report(sweep, states, console))
+
+
+def _write_winner(planned: PlannedSweep, ranking: Ranking, console: Console) -> Path | None:
+    """Write winner.yaml; None where the recipe was edited during the sweep: then it would train something else."""
+    path = planned.sweep.winner
+    try:
+        check_recipe(planned)
+        text = _winner_text(planned, ranking)
+    except UsageError as error:  # also RecipeError
+        older = ", and the one that is there is of an earlier winner" if path.exists() else ""
+        console.warn(f"{path} is not written{older}: {error}")
+        return None
+    atomic_write_text(path, text)
+    return path
 
 
 def _winner_text(planned: PlannedSweep, ranking: Ranking) -> str:
@@ -237,7 +261,8 @@ def _winner_text(planned: PlannedSweep, ranking: Ranking) -> str:
     keys = [each for each in (*set_keys, *best.state.trial.values) if each not in ("name", "output_dir")]
     notes = [
         f"Winner of the sweep {planned.sweep.root}",
-        *ranking.lines(),
+        *ranking.warnings(),
+        *ranking.findings(),
         f"Trained there already: {planned.sweep.run(best.state.trial)}",
     ]
     return winner_recipe(trial, request.recipe, list(dict.fromkeys(keys)), planned.sweep, notes)

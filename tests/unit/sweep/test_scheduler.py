@@ -104,7 +104,7 @@ def test_trials_are_trained_one_after_the_other_and_the_best_is_found(tmp_path: 
     assert ranked[1].comparison is not None
     assert (ranked[1].comparison.won, ranked[1].comparison.lost) == (0, 2)
     assert not ranked[1].is_worse  # two of 40 pairs
-    assert "do not tell it apart from 1 other trial" in ranking.lines()[1]
+    assert "do not tell it apart from 1 other trial" in ranking.findings()[1]
 
 
 def test_the_command_of_a_trial_has_its_values_and_place(tmp_path: Path) -> None:
@@ -161,10 +161,10 @@ def test_trials_that_hold_out_different_pairs_are_compared_on_the_common_ones(
     if ranking.common_pairs:
         assert {each.score.pairs for each in ranking.results} == {30}
         assert [each.score.accuracy for each in ranking.results] == [28 / 30, 12 / 30]
-        assert ranking.lines()[0].endswith("they are compared on the 30 that all hold out")
+        assert ranking.warnings()[0].endswith("they are compared on the 30 that all hold out")
     else:
         assert ranking.results == []
-        assert ranking.lines() == ["the trials hold out different pairs: no winner is chosen"]
+        assert ranking.warnings() == ["the trials hold out different pairs: no winner is chosen"]
 
 
 def test_no_trial_is_stopped_without_early_stop_and_a_stopped_one_is_then_completed(tmp_path: Path) -> None:

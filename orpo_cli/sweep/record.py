@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orpo_cli.errors import UsageError
+from orpo_cli.json_files import read_json_object_or_empty
 from orpo_cli.run_records import Record, read_record, write_record
+from orpo_cli.rundir import RunDir
 from orpo_cli.sweep.search_space import Values
 from orpo_cli.sweep.trials import Trial, name_trials
 
 VERSION = 1
-REMEDY = "Remove the file: the finished runs in trials/ are recognized, and not trained again."
+REMEDY = "Remove the file and repeat the command: the finished runs in trials/ are recognized, and not trained again."
+REMEDY_OF_ADAPTIVE = (  # the values of its trials are nowhere else
+    "Start another sweep: --output DIR. The runs in trials/ can still be used: `orpo runs {}`."
+)
 
 
 class State(StrEnum):
@@ -115,6 +120,21 @@ class SweepDir:
         """Whether a sweep was started here."""
         return self.record.is_file()
 
+    def has_only_trials(self) -> bool:
+        """Whether the directory has trials, and nothing besides the files of a sweep: one whose sweep.json was removed."""
+        names = {each.name for each in (self.trials, self.logs, self.winner, self.report.parent, self.lock)}
+        copies = (self.record.name, f".{self.record.name}.", f".{self.winner.name}.")  # kept by the user; half written
+        if not self.trials.is_dir() or any(
+            each.name not in names and not each.name.startswith(copies) for each in self.root.iterdir()
+        ):
+            return False
+        runs = self.run_folders()
+        return bool(runs) and all(read_json_object_or_empty(RunDir(each).run).get("sweep") for each in runs)
+
+    def run_folders(self) -> list[Path]:
+        """What is in the folder of the runs, except runs that a killed process was creating."""
+        return sorted(each for each in self.trials.iterdir() if not each.name.startswith("."))
+
     def write(self, definition: Definition, trials: Sequence[TrialState], winner: Mapping[str, Any] | None) -> None:
         """Write sweep.json."""
         document = {
@@ -125,9 +145,12 @@ class SweepDir:
         }
         write_record(self.record, document)
 
-    def read(self) -> tuple[dict[str, Any], list[TrialState]]:
-        """The definition and the trials in sweep.json. Raises UsageError where the file is damaged."""
-        document = read_record(self.record, _SweepRecord, REMEDY)
+    def read(self, *, adaptive: bool = False) -> tuple[dict[str, Any], list[TrialState]]:
+        """The definition and the trials in sweep.json. Raises UsageError where the file is damaged.
+
+        ``adaptive``: whether the command has no values for its trials, so that they cannot be recognized without the file.
+        """
+        document = read_record(self.record, _SweepRecord, REMEDY_OF_ADAPTIVE.format(self.root) if adaptive else REMEDY)
         if document["version"] > VERSION:
             raise UsageError(
                 f"{self.record} is from a later version of orpo-cli.", remedy="Continue the sweep with that version."

@@ -10,11 +10,25 @@ from typing import Any
 
 from orpo_cli.errors import OrpoError, UsageError
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
+from orpo_cli.recipe.source.nodes import plain_values
 from orpo_cli.recipe.source.recipe_files import STANDARD_INPUT
+from orpo_cli.recipe.source.rerunnable_recipe import rerunnable_recipe
+from orpo_cli.recipe.source.yaml_reader import read_yaml
+from orpo_cli.recipe.source.yaml_writer import inline_yaml
 from orpo_cli.report.console import Console
+from orpo_cli.run_attempts import FINISHED
+from orpo_cli.rundir import RunDir
 from orpo_cli.secret_values import mask_secrets
 from orpo_cli.sweep.optuna_sampler import Sampler, require_optuna
-from orpo_cli.sweep.record import Definition, SweepDir, TrialState, merge_trials, refuse_changed_recipe, refuse_changes
+from orpo_cli.sweep.record import (
+    Definition,
+    State,
+    SweepDir,
+    TrialState,
+    merge_trials,
+    refuse_changed_recipe,
+    refuse_changes,
+)
 from orpo_cli.sweep.scores import Metric
 from orpo_cli.sweep.search_space import SearchSpace, Values, parse_search_space
 from orpo_cli.sweep.trial_process import TrialCommand
@@ -126,24 +140,55 @@ def plan_sweep(request: SweepRequest, console: Console) -> PlannedSweep:
 
 
 def planned_trials(planned: PlannedSweep) -> list[TrialState]:
-    """The trials, with the state of those that the sweep has already. Raises UsageError where it is another sweep."""
+    """The trials, with the state of those that the sweep has already. Raises UsageError where it is another sweep or none."""
     sweep = planned.sweep
     if not sweep.is_sweep():
+        trials = name_trials(planned.combinations)
         if sweep.root.exists() and (
             not sweep.root.is_dir() or any(each != sweep.lock for each in sweep.root.iterdir())
         ):
-            raise UsageError(
-                f"{sweep.root} is not empty, and is not a sweep.", remedy="Choose another directory: --output DIR."
-            )
-        return [TrialState(each) for each in name_trials(planned.combinations)]
+            return _recognized_trials(planned, trials)
+        return [TrialState(each) for each in trials]
     if not planned.request.resume:
         raise UsageError(
             f"{sweep.root} has a sweep already, and --resume is never.",
             remedy="Continue it with --resume auto, or start another one: --output DIR.",
         )
-    definition, earlier = sweep.read()
+    definition, earlier = sweep.read(adaptive=planned.adaptive)
     refuse_changes(definition, planned.definition, sweep.root)
     return earlier if planned.adaptive else merge_trials(earlier, planned.combinations, sweep.root)
+
+
+def _recognized_trials(planned: PlannedSweep, trials: Sequence[Trial]) -> list[TrialState]:
+    """The trials of a sweep whose sweep.json was removed, with the state of its runs.
+
+    Raises UsageError where the directory has something else than runs of these trials, each with the recipe of its trial.
+    """
+    sweep, remedy = planned.sweep, "Choose another directory: --output DIR."
+    if planned.adaptive or not planned.request.resume or not sweep.root.is_dir() or not sweep.has_only_trials():
+        raise UsageError(f"{sweep.root} is not empty, and is not a sweep.", remedy=remedy)
+    states = {each.name: TrialState(each) for each in trials}
+    for run in sweep.run_folders():
+        if run.name not in states:
+            raise UsageError(f"{run} is a trial that the command does not ask for.", remedy=remedy)
+        state = states[run.name]
+        if not _has_recipe(run, state.trial, planned):
+            raise UsageError(
+                f"{run} was trained with another recipe, or another --set or --early-stop, than that of this command.",
+                remedy=f"Restore it. {remedy}",
+            )
+        if RunDir(run).status() == FINISHED:
+            state.state = State.FINISHED
+    return list(states.values())
+
+
+def _has_recipe(run: Path, trial: Trial, planned: PlannedSweep) -> bool:
+    """Whether a run has the recipe with which this sweep would train the trial."""
+    own = [f"name={inline_yaml(trial.name)}"]
+    loaded = load_recipe(planned.request.recipe, [*planned.overrides, *trial.overrides(), *own])
+    texts = RunDir(run).read_recipe(), rerunnable_recipe(loaded)
+    found, wanted = (plain_values(read_yaml(each, str(RunDir(run).recipe))) for each in texts)
+    return bool(found == wanted)
 
 
 def prepare_trials(planned: PlannedSweep, console: Console) -> dict[str, Any]:

@@ -94,6 +94,15 @@ def test_a_sweep_trains_all_trials_and_its_winner_can_be_trained(recipe: Path, t
     assert document["report"] == str(folder / "report" / "index.html")
     assert again.stderr.count("started") == 0
 
+    (folder / "sweep.json").unlink()  # as the error of a damaged one says
+    again = run(recipe, folder, *GRID, "--no-early-stop")
+    assert again.returncode == 0, again.stderr
+    assert "4 of them are trained already" in again.stderr
+    assert record(folder)["winner"] == winner
+    (folder / "sweep.json").unlink()
+    again = run(recipe, folder, *GRID, "--no-early-stop", "--set", "training.max_steps=9")
+    assert "was trained with another recipe" in again.stderr
+
 
 @pytest.mark.slow
 def test_ctrl_c_saves_checkpoints_and_the_same_command_continues(recipe: Path, tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ def evaluate(run: Path, step: int, quality: float, first_pair: int) -> None:
 def write_run(run: Path, status: str, steps: int) -> None:
     """Write run.json."""
     partial = run / ".run.json.new"
-    partial.write_text(json.dumps({"status": status, "name": run.name, "steps": steps}))
+    sweep = {"directory": str(run.parent.parent), "trial": run.name}
+    partial.write_text(json.dumps({"status": status, "name": run.name, "steps": steps, "sweep": sweep}))
     partial.replace(run / "run.json")
 
 

@@ -98,3 +98,12 @@ def test_a_damaged_record_is_an_error_with_a_remedy(tmp_path: Path, text: str) -
     with pytest.raises(UsageError) as caught:
         SweepDir(tmp_path).read()
     assert caught.value.remedy
+
+
+def test_the_trials_of_a_sampler_that_learns_need_the_record(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(UsageError) as caught:
+        SweepDir(tmp_path).read(adaptive=True)
+    assert caught.value.remedy == (
+        f"Start another sweep: --output DIR. The runs in trials/ can still be used: `orpo runs {tmp_path}`."
+    )

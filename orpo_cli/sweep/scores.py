@@ -112,26 +112,40 @@ class TrialProgress:
 
 
 class ProgressReader:
-    """Reader of the progress of one trial, which reads its files again when they have changed."""
+    """Reader of the progress of one trial, which reads each of its files again when that file has changed.
+
+    The metrics change at every logged step, and the scores, which have a line of all pairs, only at an evaluation.
+    """
 
     def __init__(self, run: Path) -> None:
         self.rundir = RunDir(run)
         self.progress = TrialProgress()
-        self._seen: tuple[Any, ...] = ()
+        self._pair_scores: dict[Any, Scores] = {}
+        self._seen: tuple[tuple[int, int] | None, ...] = (None, None)
 
     def read(self) -> TrialProgress:
         """The progress until now."""
         files = tuple(_size_and_time(each) for each in (self.rundir.metrics, self.rundir.eval_scores))
         if files != self._seen:
-            self._seen, self.progress = files, read_progress(self.rundir.root)
+            history = RunHistory(self.rundir.root)
+            if files[1] != self._seen[1]:
+                self._pair_scores = _pair_scores_by_step(history)
+            self._seen, self.progress = files, _progress(history, self._pair_scores)
         return self.progress
 
 
 def read_progress(run: Path) -> TrialProgress:
     """The progress of the run in a directory; that of a damaged one as far as it can be read."""
     history = RunHistory(run)
+    return _progress(history, _pair_scores_by_step(history))
+
+
+def _pair_scores_by_step(history: RunHistory) -> dict[Any, Scores]:
+    return {record.get("step"): scores_of_evaluation(record) for record in history.scores}
+
+
+def _progress(history: RunHistory, pair_scores: Mapping[Any, Scores]) -> TrialProgress:
     steps = next((each["steps"] for each in reversed(history.events) if is_number(each.get("steps"))), None)
-    pair_scores = {record.get("step"): scores_of_evaluation(record) for record in history.scores}
     evaluations = [record for record in history.evals if record["step"] > 0]
     scores = [_score(record, steps, pair_scores.get(record["step"], {})) for record in evaluations]
     step = max([history.last_train.get("step", 0), *(each.step for each in scores)])

@@ -23,7 +23,7 @@ GRID, RANGE = "--grid", "--range"
 LOG_SUFFIX = ":log"
 SIGNIFICANT_DIGITS = 3  # of a value that is drawn: enough for a name, and more than a sweep can tell apart
 _SET_BY_SWEEP = ("name", "output_dir", "extends")
-_MAX_DRAWS = 1000  # for one combination that was not drawn before
+_MAX_DRAWS = 10_000  # for one combination that was not drawn before; after these there are no more
 
 Values = dict[str, Any]  # by dotted key
 
@@ -104,6 +104,8 @@ class SearchSpace:
                 if values not in found:
                     found.append(values)
                     break
+            else:
+                break
         return found
 
     def as_json(self) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orpo_cli.report.pair_scores import PairScore
+from orpo_cli.report.pair_scores import PairScore, Scores, scores_of_evaluation
 from orpo_cli.sweep.scores import Metric, ProgressReader, Score, compare, final_score, is_worse, read_progress
 
 ACCURACY, MARGIN = Metric.ACCURACY, Metric.MARGIN
@@ -128,6 +130,29 @@ def test_a_reader_reads_again_what_has_changed(tmp_path: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "eval", "step": 9, "eval_rewards/accuracies": 1.0}) + "\n{broken")
     assert len(reader.read().scores) == 3
+
+
+def test_a_logged_step_does_not_read_the_scores_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+
+    def count(record: Mapping[str, Any]) -> Scores:
+        read.append(record["step"])
+        return scores_of_evaluation(record)
+
+    monkeypatch.setattr("orpo_cli.sweep.scores.scores_of_evaluation", count)
+    run = write_run(tmp_path / "run")
+    reader = ProgressReader(run)
+    assert reader.read().step == 8
+    write_line(run / "metrics.jsonl", {"kind": "train", "step": 9, "loss": 1.0})
+    progress = reader.read()
+    assert (progress.step, len(progress.scores[0].pair_scores), read) == (9, 2, [4])
+    write_line(run / "eval_scores.jsonl", {"step": 8, "pairs": ["a"], "chosen": [-1.0], "rejected": [-2.0]})
+    assert len(reader.read().scores[1].pair_scores) == 1
+
+
+def write_line(path: Path, record: dict[str, object]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 @pytest.mark.parametrize(

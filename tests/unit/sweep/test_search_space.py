@@ -54,6 +54,19 @@ def test_a_combination_is_drawn_once() -> None:
     assert sorted(map(str, drawn)) == sorted(map(str, space.grid()))
 
 
+def test_drawing_ends_where_all_combinations_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws: list[float] = []
+
+    def draw(choice: Choice, position: float) -> object:
+        draws.append(position)
+        return choice.values[int(2 * position)]
+
+    monkeypatch.setattr(Choice, "draw", draw)
+    space = parse_search_space(["lora.r=8,16"], [])
+    assert len(space.sample(100, seed=0)) == 2
+    assert len(draws) < 11_000
+
+
 def test_both_ends_of_a_range_are_drawn() -> None:
     assert (Range(1, 3, False).draw(0.0), Range(1, 3, False).draw(1.0)) == (1, 3)
     assert (Range(1e-6, 1e-4, True).draw(0.0), Range(1e-6, 1e-4, True).draw(1.0)) == (1e-6, 1e-4)

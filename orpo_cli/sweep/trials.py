@@ -11,7 +11,8 @@ from typing import Any
 from orpo_cli.recipe.source.yaml_writer import inline_yaml
 from orpo_cli.sweep.search_space import Values, override
 
-MAX_NAME = 120  # characters; a folder may have 255 bytes
+MAX_NAME = 120  # characters
+MAX_NAME_BYTES = 200  # in UTF-8, of the 255 that a file may have: ",2" and ".log" come behind
 MAX_VALUE = 30
 
 
@@ -33,9 +34,10 @@ def name_trials(combinations: Iterable[Values], taken: Sequence[str] = ()) -> li
     for values in combinations:
         shorts = short_keys(list(values))
         text = ",".join(f"{shorts[key]}={value_text(value)}" for key, value in values.items())
-        name, number = text[:MAX_NAME], 2
+        short = text[:MAX_NAME].encode()[:MAX_NAME_BYTES].decode(errors="ignore")  # without a part of a character
+        name, number = short, 2
         while name in names:
-            name, number = f"{text[:MAX_NAME]},{number}", number + 1
+            name, number = f"{short},{number}", number + 1
         names.add(name)
         trials.append(Trial(name, values))
     return trials

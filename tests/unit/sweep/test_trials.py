@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from orpo_cli.recipe.source.nodes import plain_values
 from orpo_cli.recipe.source.overrides import ORIGIN
 from orpo_cli.recipe.source.yaml_reader import read_value
@@ -39,6 +41,18 @@ def test_a_name_is_safe_in_a_shell_and_unique() -> None:
     assert len(long) <= 120
     assert "/" not in long
     assert name_trials([{"lora.r": 8}], taken=["r=8"])[0].name == "r=8,2"
+
+
+def test_a_name_of_any_script_fits_into_a_file_name(tmp_path: Path) -> None:
+    """A file name may have 255 bytes, and a character of Chinese has three."""
+    keys = [f"dataset.train[{index}].path" for index in range(4)]
+    combinations: list[dict[str, object]] = [
+        dict.fromkeys(keys, f"{'偏好数据' * 10}{number}.jsonl") for number in range(3)
+    ]
+    found = names(*combinations)
+    assert len(set(found)) == 3
+    for name in found:
+        (tmp_path / f"{name}.log").touch()
 
 
 def test_overrides_have_the_exact_values() -> None:

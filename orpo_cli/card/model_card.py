@@ -15,6 +15,7 @@ from orpo_cli.card.front_matter import render_front_matter
 from orpo_cli.card.markdown import base_text, code_span, escape_text
 from orpo_cli.card.run_contents import RunPart
 from orpo_cli.card.usage import usage_section
+from orpo_cli.errors import UsageError
 from orpo_cli.redaction import redact
 from orpo_cli.run_attempts import FINISHED
 from orpo_cli.rundir import RunDir
@@ -79,16 +80,30 @@ def render_card(
 def write_card(rundir: RunDir) -> None:
     """Write ``<run>/README.md`` for the trained part, and the curves; a card that was edited by hand is kept."""
     write_curves(rundir)
-    if edited_card(rundir) is None:
+    if not _is_edited(_card_text(rundir, errors="replace")):  # what is not UTF-8 was edited
         base_license = read_local_license(rundir.read_plan().model.model_name_or_path)
         part: RunPart = "model" if rundir.model.is_dir() else "adapter"
         atomic_write_text(rundir.card, render_card(rundir, parts=part, base_license=base_license))
 
 
 def edited_card(rundir: RunDir) -> str | None:
-    """The card of the run if it was edited by hand, else None."""
-    text = rundir.card.read_text(encoding="utf-8") if rundir.card.is_file() else ""
-    return text if text and not _is_generated(text) else None
+    """The card of the run if it was edited by hand, else None. Raises UsageError where it is not UTF-8, as the hub needs it."""
+    try:
+        text = _card_text(rundir)
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{rundir.card} is not UTF-8: byte {error.start + 1} is wrong.",
+            remedy="Save it as UTF-8, or remove it: then a card is written again.",
+        ) from error
+    return text if _is_edited(text) else None
+
+
+def _card_text(rundir: RunDir, errors: str = "strict") -> str:
+    return rundir.card.read_text(encoding="utf-8", errors=errors) if rundir.card.is_file() else ""
+
+
+def _is_edited(text: str) -> bool:
+    return bool(text) and not _is_generated(text)
 
 
 def _with_checksum(text: str) -> str:

@@ -116,6 +116,15 @@ def test_an_edited_card_is_pushed_unchanged(hub, run):
     assert hub.repos[REPO].files()["README.md"] == run.card.read_bytes()
 
 
+def test_an_edited_card_that_is_not_utf_8_is_an_error_before_anything_is_sent(hub, run):
+    run.card.write_text("# Für Ärzte\n", encoding="latin-1")
+    done = orpo(hub, "push-to-hub", run.root, REPO)
+    assert done.returncode == 2
+    assert "README.md is not UTF-8" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert REPO not in hub.repos
+
+
 def test_revision_and_commit_message_are_used(hub, run):
     done = orpo(hub, "push-to-hub", run.root, REPO, "--revision", "try-2", "--commit-message", "second try")
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from support.card_run import make_card_run
 
 from orpo_cli.card.model_card import edited_card, render_card, write_card
+from orpo_cli.errors import UsageError
 from orpo_cli.run_attempts import INTERRUPTED
 from orpo_cli.rundir import RunDir
 
@@ -43,3 +44,15 @@ def test_an_edited_card_is_kept_and_a_generated_one_is_replaced(run):
     write_card(run)
     assert "## My use" in run.card.read_text()
     assert edited_card(run) == run.card.read_text()
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_an_edited_card_that_is_not_utf_8_is_kept_and_not_pushed(run, encoding):
+    run.adapter.mkdir()
+    run.card.write_text("# Mein Modell für Ärzte\n", encoding=encoding)
+    before = run.card.read_bytes()
+    write_card(run)
+    assert run.card.read_bytes() == before
+    with pytest.raises(UsageError, match=r"README\.md is not UTF-8") as caught:
+        edited_card(run)
+    assert "Save it as UTF-8" in (caught.value.remedy or "")

@@ -51,6 +51,20 @@ def test_overrides_may_be_a_mapping() -> None:
     assert (found.sections.training.beta, found.name, found.output_dir.name) == (0.7, "1e5", "a b")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{% for m in messages %}\n  {{ m['role'] }}: \"{{ m.content }}\"\n{% endfor %}", None),
+        ("{{ a }}\n\n", None),
+        ("{{ a }} \n\t{{ b }}", None),
+        ("{{ a }}\n$${b}", "{{ a }}\n${b}"),
+    ],
+)
+def test_a_text_with_line_breaks_in_a_mapping_of_overrides_is_unchanged(text: str, expected: str | None) -> None:
+    found = Recipe.load("quickstart", overrides={"model.chat_template": text})
+    assert found.sections.model.chat_template == (text if expected is None else expected)
+
+
 def test_a_data_frame_is_answered_with_the_call_that_converts_it(tmp_path: Path) -> None:
     frame = pandas.DataFrame(pairs(12))
     with pytest.raises(UsageError, match="train_dataset: a DataFrame is not") as raised:

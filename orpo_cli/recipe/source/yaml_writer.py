@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import yaml
@@ -21,13 +22,13 @@ def yaml_lines(key: str, value: Any) -> list[str]:
     """The lines of ``key: value``, one line if it is short. Text that looks like a reference is escaped, unless it is EnvReference."""
     value = _literal(value)
     line = f"{inline_yaml(key)}: {inline_yaml(value)}"
-    if len(line) <= WIDTH and "\n" not in line:
+    if len(line) <= WIDTH and not (isinstance(value, str) and "\n" in value):
         return [line]
     return _dump({key: value}, flow=False).splitlines()
 
 
 def inline_yaml(value: Any) -> str:
-    """``value`` on one line, except for text with line breaks."""
+    """``value`` on one line, as ``--set`` and ``--grid`` read it: text with line breaks is in double quotes."""
     return _dump(value, flow=True).removesuffix("...\n").strip()
 
 
@@ -47,13 +48,16 @@ def _literal(value: Any) -> Any:
 
 def _dump(value: Any, *, flow: bool) -> str:
     text = yaml.dump(
-        value, Dumper=_RecipeDumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=flow
+        value, Dumper=_RecipeDumper, sort_keys=False, allow_unicode=True, width=sys.maxsize, default_flow_style=flow
     )
     return str(text)
 
 
 class _RecipeDumper(yaml.SafeDumper):
-    """SafeDumper that quotes text that YAML 1.2 would read as a number, and writes text with line breaks as blocks."""
+    """SafeDumper that quotes text that YAML 1.2 would read as a number.
+
+    Text with line breaks is a block, or, where collections are in flow style, in double quotes: ``read_value`` reads no blocks.
+    """
 
     def ignore_aliases(self, data: Any) -> bool:
         """Write no aliases: a recipe has no anchors."""
@@ -70,8 +74,10 @@ def _float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    block = "\n" in value and value.strip() and not re.search(r"[ \t]\n", value)
-    quoted = re.search("[\r\x85\u2028\u2029]", value) or (not block and not value.isascii() and needs_quotes(value))
+    inline = dumper.default_flow_style
+    block = not inline and "\n" in value and value.strip() and not re.search(r"[ \t]\n", value)
+    breaks = "[\n\r\x85\u2028\u2029]" if inline else "[\r\x85\u2028\u2029]"
+    quoted = re.search(breaks, value) or (not block and not value.isascii() and needs_quotes(value))
     style = '"' if quoted else "|" if block else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 

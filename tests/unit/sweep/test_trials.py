@@ -61,6 +61,7 @@ def test_overrides_have_the_exact_values() -> None:
         "lora.target_modules": ["q_proj", "v_proj"],
         "lora": None,
         "name.x": "a: b",
+        "model.chat_template": '{{ a }}:\n  "b"\n',
     }
     trial = name_trials([values])[0]
     read = [plain_values(read_value(each.partition("=")[2], ORIGIN)) for each in trial.overrides()]

@@ -40,7 +40,7 @@ BOUNDS = {
     "save_steps": "gt=0",
     "eval_delay": "ge=0",
     "save_total_limit": "ge=1",
-    "seed": "ge=0",
+    "seed": "ge=0, lt=2**32",  # numpy.random.seed; data_seed is only for torch, which takes 64 bits
     "data_seed": "ge=0",
     "dataloader_num_workers": "ge=0",
     "dataset_num_proc": "ge=1",

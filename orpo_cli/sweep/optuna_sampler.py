@@ -56,7 +56,8 @@ def propose(space: SearchSpace, seed: int, observed: Sequence[Observation]) -> V
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that an argument is experimental
             # constant_liar: trials at the same time get different values
-            tpe = optuna.samplers.TPESampler(seed=seed + len(observed) + 1000 * attempt, constant_liar=True)
+            tpe_seed = (seed + len(observed) + 1000 * attempt) % 2**32  # numpy takes no larger one
+            tpe = optuna.samplers.TPESampler(seed=tpe_seed, constant_liar=True)
             study = optuna.create_study(direction="maximize", sampler=tpe)
             study.add_trials([_frozen_trial(space, each, distributions) for each in observed])
             drawn = study.ask(distributions).params

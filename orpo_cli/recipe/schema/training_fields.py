@@ -109,7 +109,7 @@ class TrainingFields(Section):
     dataset_num_proc: int | None = Field(None, ge=1, description="Processes that tokenize.")
     remove_unused_columns: bool | None = Field(None, description="Remove columns that the model's forward method does not use.")
     label_names: list[str] | None = Field(None, description="Columns with labels.")
-    seed: int | None = Field(None, ge=0, description="Random seed of training: new weights, dropout, and the order of the pairs.")
+    seed: int | None = Field(None, ge=0, lt=2**32, description="Random seed of training: new weights, dropout, and the order of the pairs.")
     data_seed: int | None = Field(None, ge=0, description="Random seed of the order of the pairs only; default: seed.")
     full_determinism: bool | None = Field(None, description="Use only deterministic kernels: slow, for debugging.")
     use_cpu: bool | None = Field(None, description="Train on the CPU even if a GPU is available.")

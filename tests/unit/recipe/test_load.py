@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orpo_cli.errors import Problem, RecipeError, UsageError
+from orpo_cli.estimate.batching import random_order
 from orpo_cli.recipe.load import load_recipe
 
 GOOD = "model:\n  model_name_or_path: a/b\ndataset:\n  train:\n    path: x.jsonl\n"
@@ -91,6 +92,15 @@ def test_conflicting_settings_are_errors(tmp_path: Path, more: str, path: str, w
 def test_a_prompt_must_leave_tokens_for_the_completion(tmp_path: Path) -> None:
     text = GOOD + "  max_prompt_length: 512\ntraining: {max_length: 512}\n"
     assert problems(tmp_path, text)["dataset.max_prompt_length"].line == 6
+
+
+def test_a_seed_is_one_that_its_users_take(tmp_path: Path) -> None:
+    seed = f"training:\n  seed: {2**32}\n"
+    assert problems(tmp_path, GOOD + seed)["training.seed"].message == "must be below 4294967296, but is 4294967296."
+    load_recipe(write(tmp_path, GOOD), [f"training.seed={2**32 - 1}"])
+    largest = 2**63 - 1  # of a recipe
+    load_recipe(write(tmp_path, GOOD), [f"training.data_seed={largest}", f"dataset.shuffle_seed={largest}"])
+    assert sorted(random_order(4, largest)) == [0, 1, 2, 3]
 
 
 def test_overrides_are_yaml_and_have_precedence(tmp_path: Path) -> None:

@@ -62,6 +62,12 @@ def test_trials_that_train_failed_or_were_stopped_are_taken_into_account() -> No
     assert all(values != each.values for each in observed)
 
 
+@pytest.mark.parametrize("seed", [2**32 - 1, 2**32, 1_700_000_000_000])
+def test_any_seed_of_a_sweep_has_proposals(seed: int) -> None:
+    pytest.importorskip("optuna")
+    assert propose(space(), seed, run(1)) is not None
+
+
 def test_a_space_that_is_used_up_has_no_more_proposals() -> None:
     pytest.importorskip("optuna")
     small = parse_search_space(["lora.r=8,16"], [])

@@ -16,6 +16,7 @@ Interval = tuple[float, float]
 
 _Z = NormalDist().inv_cdf(0.975)
 MAX_EXACT = 10_000  # pairs that decide an exact test
+MIN_PAIRS_OF_LIMIT = 10
 
 
 def wilson_interval(successes: float, trials: float) -> Interval:
@@ -149,7 +150,10 @@ def compare_margins(
 
 
 def accuracy_limit_note(base_accuracy: float, pairs: float) -> str | None:
-    """Where the base model prefers all pairs but one rightly, its accuracy cannot grow; otherwise None."""
-    if base_accuracy * pairs < pairs - 1.001:
+    """Where the base model prefers all pairs but one rightly, its accuracy cannot grow; otherwise None.
+
+    ``pairs``: with weights their effective number. Few pairs say nothing of the kind: of one, none may be right.
+    """
+    if pairs < MIN_PAIRS_OF_LIMIT or base_accuracy * pairs < pairs - 1.001:
         return None
     return "the base model is right on nearly all pairs before the training, so accuracy cannot show a gain: compare the margins"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,15 @@ from orpo_cli.errors import OrpoError
 from orpo_cli.evaluation.eval_target import EvalTarget, Variant
 from orpo_cli.evaluation.held_out_pairs import HeldOutPairs
 from orpo_cli.evaluation.kept_scores import KeptScores, Key, keep_scores, read_scores, scores_key
-from orpo_cli.evaluation.metrics import intervals, margin_intervals, margins_of, preference_metrics, weighted_mean
+from orpo_cli.evaluation.metrics import (
+    accuracies_by_length,
+    effective_pairs,
+    intervals,
+    margin_intervals,
+    margins_of,
+    preference_metrics,
+    weighted_mean,
+)
 from orpo_cli.evaluation.preference_scores import PairScorer, PairScores, Progress, mixed_precision
 from orpo_cli.model.onednn import use_onednn
 from orpo_cli.model.vector_math import initialize_vector_math
@@ -58,21 +66,24 @@ def evaluate(
     with computing_as_in_training(target.plan):
         scores, kept = evaluation.scores(recompute)
     models = {variant: {**_metrics(each, beta), "intervals": intervals(each, beta)} for variant, each in scores.items()}
-    change, pairs = _change(scores, beta), len(held_out_pairs.rows)
+    change = _change(scores, beta)
     before: Any = models["base"]["rewards/accuracies"] if "base" in models else None
     steps = None if target.rundir is None else target.rundir.read_run().get("steps")
+    findings = []
+    if change is not None:
+        findings += [*_findings(change, before, effective_pairs(scores["base"]), steps), *_accuracy_by_length(scores)]
     document: dict[str, Any] = {
         "status": "evaluated",
         "name": target.name,
         "orpo_cli": __version__,
         "data": redact_record(held_out_pairs.source),
-        "pairs": pairs,
+        "pairs": len(held_out_pairs.rows),
         "pairs_available": held_out_pairs.available,
         "same_as_in_training": held_out_pairs.same_as_in_training,
         "beta": beta,
         "models": models,
         "change": change,
-        "findings": [] if change is None else [*_findings(change, before, pairs, steps), *_accuracy_by_length(scores)],
+        "findings": findings,
         "reused": {} if kept is None else {"base": kept.as_record()},
         "seconds": round(time.monotonic() - started, 1),
         "scores": _scores_by_pair(held_out_pairs, scores),
@@ -175,8 +186,11 @@ def _metrics(scores: PairScores, beta: float) -> dict[str, float]:
     return {**preference_metrics(scores, beta), "margin": weighted_mean(margins_of(scores), scores.weights)}
 
 
-def _findings(change: dict[str, Any], base_accuracy: float, pairs: int, steps: int | None) -> Iterator[str]:
-    """What the figures say about the training of so many ``steps``, where that is easily read wrongly."""
+def _findings(change: dict[str, Any], base_accuracy: float, pairs: float, steps: int | None) -> Iterator[str]:
+    """What the figures say about the training of so many ``steps``, where that is easily read wrongly.
+
+    ``pairs``: with weights their effective number, as ``base_accuracy`` is weighted then.
+    """
     interval = change["intervals"]["margin"]
     first = "raise the learning rate" if steps is not None and steps >= ENOUGH_STEPS else "train more epochs"
     what_to_do = f"{'' if steps is None else f' in {steps} steps'} ({first} first: orpo explain accuracy-unchanged)"
@@ -200,13 +214,13 @@ def _accuracy_by_length(scores: dict[Variant, PairScores]) -> Iterator[str]:
     longer, texts, changes = scores["tuned"].longer, [], dict[str, float]()
     if longer is None:
         return
-    for name, group in (("longer", longer > 0), ("shorter", longer < 0)):
-        if group.sum() < MIN_PAIRS_OF_LENGTH:
+    base, tuned = (accuracies_by_length(replace(scores[variant], longer=longer)) for variant in ("base", "tuned"))
+    for name in ("longer", "shorter"):
+        pairs = tuned[f"pairs_chosen_{name}"]
+        if pairs < MIN_PAIRS_OF_LENGTH:
             return
-        before, after = (
-            (each.chosen > each.rejected)[group].double().mean().item() for each in (scores["base"], scores["tuned"])
-        )
-        texts.append(f"{before:.3f} → {after:.3f} where it is the {name} one ({int(group.sum())} pairs)")
+        before, after = (each[f"accuracies_chosen_{name}"] for each in (base, tuned))
+        texts.append(f"{before:.3f} → {after:.3f} where it is the {name} one ({pairs} pairs)")
         changes[name] = after - before
     grown = max(changes, key=lambda name: changes[name])
     only = f": it grew only where the answer is {grown}, so that the model may have learned the length"

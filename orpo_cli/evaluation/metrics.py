@@ -50,10 +50,15 @@ def intervals(scores: PairScores, beta: float) -> dict[str, Interval | None]:
     if scores.weights is None:
         accuracy, margin = wilson_interval(int(correct.sum()), len(correct)), mean_interval(margins)
     else:
-        effective = effective_count(scores.weights.tolist())
+        effective = effective_pairs(scores)
         accuracy = wilson_interval(weighted_mean(correct.double(), scores.weights) * effective, effective)
         margin = weighted_mean_interval(margins, scores.weights.tolist())
     return {"rewards/accuracies": accuracy, **margin_intervals(margin, beta)}
+
+
+def effective_pairs(scores: PairScores) -> float:
+    """The number of pairs; with weights the effective one, which is smaller."""
+    return len(scores.chosen) if scores.weights is None else effective_count(scores.weights.tolist())
 
 
 def margins_of(scores: PairScores) -> torch.Tensor:

@@ -249,15 +249,19 @@ class RunHistory:
 
     def accuracy_interval(self, record: Record) -> Interval | None:
         """Wilson 95% interval of the accuracy of an evaluation; None where the number of its pairs is not known."""
-        accuracy = metric_value(record, "accuracy", "eval_")
-        weights = self.data_report.get("weights")
-        weighted = weights.get("eval") if isinstance(weights, dict) else None
-        pairs = record.get("eval_pairs") or self.data_report.get("eval_pairs")
-        if isinstance(weighted, dict):  # a mean of weighted pairs is as sure as one of fewer pairs
-            pairs = weighted.get("effective_pairs")
-        if accuracy is None or not 0 <= accuracy <= 1 or not is_number(pairs) or not 1 <= pairs < 1e12:
+        accuracy, pairs = metric_value(record, "accuracy", "eval_"), self.effective_pairs(record)
+        if accuracy is None or not 0 <= accuracy <= 1 or pairs is None:
             return None  # not recorded, or damaged
         return wilson_interval(accuracy * pairs, pairs)
+
+    def effective_pairs(self, record: Record) -> float | None:
+        """The number of pairs of an evaluation, with weights the effective one; None where it is not known."""
+        weights = self.data_report.get("weights")
+        weighted = weights.get("eval") if isinstance(weights, dict) else None
+        pairs: Any = record.get("eval_pairs") or self.data_report.get("eval_pairs")
+        if isinstance(weighted, dict):  # a mean of weighted pairs is as sure as one of fewer pairs
+            pairs = weighted.get("effective_pairs")
+        return pairs if is_number(pairs) and 1 <= pairs < 1e12 else None
 
     def metric(self, name: str) -> list[float]:
         """The values of a metric in the order of the steps, by its name in ``metric_names``; [] without any."""

@@ -56,8 +56,8 @@ def _entries(history: RunHistory) -> Iterator[tuple[str, str]]:
         if text := _accuracy(history, name, record):
             yield label, text
             label = " "
-    accuracy, pairs = metric_value(history.base_eval, "accuracy", "eval_"), history.base_eval.get("eval_pairs")
-    if accuracy is not None and is_number(pairs) and (note := accuracy_limit_note(accuracy, pairs)):
+    accuracy, pairs = metric_value(history.base_eval, "accuracy", "eval_"), history.effective_pairs(history.base_eval)
+    if accuracy is not None and pairs is not None and (note := accuracy_limit_note(accuracy, pairs)):
         yield " ", note
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,12 +21,13 @@ from typer.testing import CliRunner, Result
 from orpo_cli.cli.eval import command
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.evaluation.evaluate import _accuracy_by_length, _findings
+from orpo_cli.evaluation.preference_scores import PairScores
 from orpo_cli.planning.plan import DatasetPlan
 from orpo_cli.recipe.schema import Source
 from orpo_cli.report.paired_comparison import compare_with_base
 from orpo_cli.report.run_history import read_history
 from orpo_cli.rundir import RunDir
-from orpo_cli.statistics import PairedComparison, mcnemar_p_value
+from orpo_cli.statistics import PairedComparison, effective_count, mcnemar_p_value
 from orpo_cli.sweep.scores import read_progress
 
 app = typer.Typer()
@@ -120,21 +121,26 @@ def test_a_grown_margin_with_an_unchanged_accuracy_and_the_accuracy_by_length_ar
         in list(_findings(change, base_accuracy=0.5, pairs=9, steps=50))[1]
     )
     longer = torch.tensor([3] * 10 + [-3] * 12 + [0])
-    base = SimpleNamespace(chosen=torch.zeros(23), rejected=torch.ones(23), longer=None)
-    tuned = SimpleNamespace(chosen=longer.sign() * -1.0, rejected=torch.zeros(23), longer=longer)
-    (text,) = _accuracy_by_length({"base": base, "tuned": tuned})  # type: ignore[dict-item]
+    base = PairScores(torch.zeros(23), torch.ones(23), nll=1.0, nll_tokens=1)
+    tuned = PairScores(longer.sign() * -1.0, torch.zeros(23), nll=1.0, nll_tokens=1, longer=longer)
+    (text,) = _accuracy_by_length({"base": base, "tuned": tuned})
     assert text.endswith(
         "0.000 → 0.000 where it is the longer one (10 pairs); 0.000 → 1.000 where it is the shorter one (12 pairs)"
     )
     base.chosen[:2] = 2
-    (text,) = _accuracy_by_length({"base": base, "tuned": tuned})  # type: ignore[dict-item]
+    (text,) = _accuracy_by_length({"base": base, "tuned": tuned})
     assert "0.200 → 0.000" in text
     assert text.endswith(": it grew only where the answer is shorter, so that the model may have learned the length")
-    tuned.longer = longer[1:]
-    assert not list(_accuracy_by_length({"base": base, "tuned": tuned}))  # type: ignore[dict-item]
+    weights = torch.tensor([4.0] * 2 + [1.0] * 21)
+    weighted = [replace(each, weights=weights) for each in (base, tuned)]
+    (text,) = _accuracy_by_length({"base": weighted[0], "tuned": weighted[1]})
+    assert "0.500 → 0.000 where it is the longer one (10 pairs)" in text
+    assert not list(_accuracy_by_length({"base": base, "tuned": replace(tuned, longer=longer.clamp(max=0))}))
 
 
-def test_the_report_and_a_sweep_weight_the_held_out_pairs_as_the_evaluation_does(tmp_path: Path, orpo: Orpo) -> None:
+def test_the_report_and_a_sweep_weight_the_held_out_pairs_as_the_evaluation_does(
+    tmp_path: Path, orpo: Orpo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = write_recipe(tmp_path, steps=2, estimated=False, training={"eval_strategy": "steps", "eval_steps": 1})
     weighted = [{**pair, "weight": 1 + 3 * index} for index, pair in enumerate(pairs(8, start=100))]
     heldout = write_json_lines(tmp_path / "weighted.jsonl", weighted)
@@ -147,7 +153,11 @@ def test_the_report_and_a_sweep_weight_the_held_out_pairs_as_the_evaluation_does
     assert score.margin == pytest.approx(last["eval_logps/chosen"] - last["eval_logps/rejected"], abs=1e-6)
     assert score.on_pairs(score.pair_scores.keys()).accuracy == pytest.approx(last["eval_rewards/accuracies"])
 
+    counted: list[float] = []  # of the note that the accuracy cannot grow
+    monkeypatch.setattr("orpo_cli.evaluation.evaluate.accuracy_limit_note", lambda _, number: counted.append(number))
     document = json.loads(invoke_eval(history.path, "--json").stdout)
+    assert counted == [pytest.approx(effective_count([1 + 3 * index for index in range(8)]))]
+    assert history.effective_pairs(last) == pytest.approx(counted[0], abs=0.05)  # rounded in data_report.json
     comparison = compare_with_base(read_history(history.path))
     assert isinstance(comparison, PairedComparison)
     assert document["scores"][1]["weight"] == 4

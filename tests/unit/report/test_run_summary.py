@@ -127,9 +127,18 @@ def test_the_next_commands_can_be_copied(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "pairs", "limited"), [(1.0, 8, True), (7 / 8, 8, True), (6 / 8, 8, False), (0.99, 300, False)]
+    ("accuracy", "pairs", "limited"),
+    [(1.0, 10, True), (9 / 10, 10, True), (8 / 10, 10, False), (0.99, 300, False), (0.0, 1, False), (1.0, 9, False)],
 )
 def test_a_base_that_is_right_on_nearly_all_pairs_limits_the_accuracy(
     accuracy: float, pairs: int, limited: bool
 ) -> None:
     assert (accuracy_limit_note(accuracy, pairs) is not None) is limited
+
+
+def test_with_weights_the_effective_number_of_pairs_says_whether_the_accuracy_can_grow(tmp_path: Path) -> None:
+    lines = [evaluation(0, 0.95, kind="eval", eval_pairs=64), evaluation(32, 0.95, kind="eval", eval_pairs=64)]
+    run = write_run(tmp_path / "run", {}, lines)
+    assert not any("right on nearly all pairs" in line for line in summary_lines(read_history(run)))
+    (run / "data_report.json").write_text(json.dumps({"weights": {"eval": {"effective_pairs": 12.5}}}))
+    assert any("right on nearly all pairs" in line for line in summary_lines(read_history(run)))

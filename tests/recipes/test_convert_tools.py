@@ -1,4 +1,4 @@
-"""Settings of one tool whose meaning differs from ORPO's: Axolotl, alignment-handbook, LLaMA-Factory and ms-swift."""
+"""Settings of one tool whose meaning or default differs from that of a recipe."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from support.converted_examples import convert_example, outcome_of
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.recipe.convert.convert import convert
 from orpo_cli.recipe.convert.shared_settings import BUILT_IN
+
+AUTOTRAIN = "task: llm-orpo\nbase_model: a/b\nproject_name: x\ndata: {path: c/d, chat_template: chatml}\n"
 
 
 def test_axolotl_prefers_trl_beta_and_ignored_keys_are_reported() -> None:
@@ -155,3 +157,63 @@ def test_an_inline_template_is_used_as_the_chat_template(tmp_path: Path) -> None
     tokenizer = load_tokenizer(ModelSource(ModelSection(model_name_or_path=str(tmp_path), chat_template=template)))
     text = tokenizer.apply_chat_template([{"role": "user", "content": "Why?"}], tokenize=False)
     assert text == "<|user|>\nWhy?<|im_end|>\n"
+
+
+@pytest.mark.parametrize("ratio", ["0", "0.0"])
+def test_a_warmup_of_zero_is_not_the_default_of_autotrain(ratio: str) -> None:
+    conversion = convert(f"{AUTOTRAIN}params: {{warmup_ratio: {ratio}}}\n", "x.yml")
+    assert conversion.values["training"]["warmup_steps"] == 0
+    assert outcome_of(conversion, "params.warmup_ratio") == "kept"
+
+
+@pytest.mark.parametrize(
+    ("params", "bits"),
+    [
+        ("peft: true", 4), ("peft: true, quantization: int4", 4), ("use_peft: true, use_int8: true", 8), ("peft: false", None),
+        ("peft: true, quantization: null", None), ("peft: true, quantization: none", None), ("epochs: 1", None),
+    ],
+)  # fmt: skip
+def test_autotrain_loads_the_model_in_4_bits_with_peft_by_default(params: str, bits: int | None) -> None:
+    conversion = convert(f"{AUTOTRAIN}params: {{{params}}}\n", "x.yml")
+    if bits is None:
+        assert "quantization" not in conversion.values
+    else:
+        assert conversion.values["quantization"][f"load_in_{bits}bit"] is True
+    defaults = "load_in_4bit: true # the default of autotrain with peft" in conversion.text
+    assert defaults is (params == "peft: true")
+
+
+def test_a_quantization_that_the_shell_sets_is_not_the_default_of_autotrain() -> None:
+    command = "autotrain llm --train --trainer orpo --model a/b --data-path c/d --project-name x --use-peft"
+    assert "quantization" in convert(command, "x.sh").values
+    conversion = convert(f"{command} --quantization $(bits)", "x.sh")
+    assert "quantization" not in conversion.values
+    assert outcome_of(conversion, "quantization") == "left-out"
+
+
+def test_layers_that_mlx_lm_lora_does_not_train_are_a_remark() -> None:
+    text = "train_mode: orpo\nmodel: a/b\ndata: c/d\n"
+    for kind, pointer in (("lora", True), ("full", False)):
+        conversion = convert(f"{text}train_type: {kind}\n", "x.yaml")
+        (remark,) = [
+            each for each in conversion.remarks if "before version 1.0.1 trains only the last 16 layers" in each
+        ]
+        assert ("lora.layers_to_transform" in remark) is pointer
+        for layers, outcome in ((8, "left-out"), (-1, "empty")):
+            conversion = convert(f"{text}train_type: {kind}\nnum_layers: {layers}\n", "x.yaml")
+            assert not any("16 layers" in each for each in conversion.remarks)
+            assert outcome_of(conversion, "num_layers") == outcome
+    reasons = {each.key: each.note for each in convert(f"{text}train_type: full\nnum_layers: 8\n", "x.yaml").outcomes}
+    assert "before 1.1.10" in (reasons["num_layers"] or "")
+
+
+@pytest.mark.parametrize(
+    ("more", "steps"),
+    [
+        ("", 500), ("save_steps: 50\n", 50), ("save_steps: 50\neval_steps: 10\n", 10),
+        ("save_strategy: epoch\neval_strategy: steps\n", 500), ("save_strategy: epoch\n", None), ("eval_strategy: 'no'\n", None),
+    ],
+)  # fmt: skip
+def test_ms_swift_evaluates_when_it_saves(more: str, steps: int | None) -> None:
+    text = f"rlhf_type: orpo\nmodel: a/b\ndataset: c/d\nval_dataset: e/f\n{more}"
+    assert convert(text, "x.yaml").values["training"].get("eval_steps") == steps

@@ -49,6 +49,7 @@ RECIPE_PATHS = {
 }
 LORA_PATHS = {"lora_r": "lora.r", "lora_alpha": "lora.lora_alpha"}
 LORA_KEYS = (*LORA_PATHS, "lora_dropout", "target_modules")
+QUANTIZATION_KEYS = ("quantization", "use_int4", "use_int8")  # the last two: flags of 2024
 COLUMNS = {"text_column": "chosen", "rejected_text_column": "rejected", "prompt_text_column": "prompt"}
 DEFAULTS = {
     "training.learning_rate": 3e-5,
@@ -120,7 +121,7 @@ def _flatten(draft: Draft) -> tuple[Draft, dict[str, str]]:
 
     add("", draft.source)
     draft.source.clear()
-    return Draft(draft.tool, values), written
+    return Draft(draft.tool, values, outcomes=dict(draft.outcomes)), written
 
 
 def _method(draft: Draft) -> None:
@@ -140,10 +141,10 @@ def _method(draft: Draft) -> None:
 
 def _adapter(draft: Draft) -> None:
     bits = {"int4": 4, "int8": 8}.get(str(draft.peek("quantization")))
-    for key, value in (("use_int4", 4), ("use_int8", 8)):  # flags of 2024
+    for key, value in (("use_int4", 4), ("use_int8", 8)):
         bits = value if draft.peek(key) is True else bits
     if draft.peek("peft") is not True:
-        for key in (*LORA_KEYS, "quantization", "use_int4", "use_int8"):
+        for key in (*LORA_KEYS, *QUANTIZATION_KEYS):
             draft.ignore(key, "Without peft AutoTrain trains all weights.")
         draft.leave_out("peft", "It is not true.")
         return
@@ -154,7 +155,10 @@ def _adapter(draft: Draft) -> None:
     draft.keep("target_modules", "lora.target_modules", "all-linear" if targets == ["all-linear"] else targets)
     add_defaults(draft, {"lora.r": 16, "lora.lora_alpha": 32, "lora.target_modules": "all-linear"}, TOOL)
     draft.ignore("lora_dropout", DROPOUT_IGNORED, "lora.lora_dropout")
-    for key in ("quantization", "use_int4", "use_int8"):
+    if draft.source.keys().isdisjoint(QUANTIZATION_KEYS) and draft.outcomes.keys().isdisjoint(QUANTIZATION_KEYS):
+        bits = 4  # null, and an expression of the shell, are no default
+        draft.add("quantization.load_in_4bit", True, f"the default of {TOOL} with peft")
+    for key in QUANTIZATION_KEYS:
         if bits is not None and draft.has(key):
             draft.keep(key, f"quantization.load_in_{bits}bit", True)
         draft.leave_out(key, "AutoTrain quantizes to int4 or int8.")
@@ -202,6 +206,8 @@ def _training(draft: Draft) -> None:
     if draft.peek("mixed_precision") in ("bf16", "fp16"):
         draft.keep("mixed_precision", f"training.{draft.peek('mixed_precision')}", True)
     draft.leave_out("mixed_precision", "It is neither bf16 nor fp16.")
+    if draft.peek("warmup_ratio") == 0:  # elsewhere the default, here 0.1 is
+        draft.keep("warmup_ratio", "training.warmup_steps", 0)
     draft.keep_if_true("use_flash_attention_2", "model.attn_implementation", "flash_attention_2")
     draft.keep_if_true("disable_gradient_checkpointing", "training.gradient_checkpointing", False)
     log = draft.peek("log", "none")

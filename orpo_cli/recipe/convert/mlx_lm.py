@@ -42,6 +42,12 @@ LOSS = (
     "The loss of mlx-lm-lora has no NLL term and takes the prompt into the odds ratio; the recipe trains with the loss of the "
     "paper. Compare the learning rate."
 )
+LAYERS = (
+    "Without num_layers, mlx-lm-lora before version 1.0.1 trains only the last 16 layers. Later versions train all layers, as the "
+    "recipe does."
+)
+LAYERS_OF_FULL = "Versions before 1.1.10 train only so many of the last layers; later ones and the recipe train all."
+LAYERS_OF_ADAPTER = "List the layers of the adapter in lora.layers_to_transform."
 IGNORED_KEYS: Mapping[str, str] = {
     "mlx-lm-lora does not use it with `train_mode: orpo`.": "reward_scaling mask_prompt dpo_cpo_loss_type delta "
     "reference_model_path judge judge_config judge_system alpha group_size epsilon epsilon_high max_completion_length "
@@ -99,10 +105,15 @@ def _adapter(draft: Draft) -> None:
     key = next(filter(draft.has, names), names[0])
     kind = draft.peek(key, "lora")
     parameters = draft.peek("lora_parameters", {})
+    if not draft.has("num_layers") and "num_layers" not in draft.outcomes:
+        draft.remarks.append(LAYERS if kind == "full" else f"{LAYERS} {LAYERS_OF_ADAPTER}")
+    if draft.peek("num_layers") == -1:
+        draft.settle("num_layers", "empty")
     if kind == "full":
         draft.settle(key, "kept", None, "All weights are trained.")
-        for name in ("lora_parameters", "num_layers", "load_in_4bits", "load_in_8bits"):
+        for name in ("lora_parameters", "load_in_4bits", "load_in_8bits"):
             draft.ignore(name, f"It has no effect with `{key}: full`.")
+        draft.leave_out("num_layers", LAYERS_OF_FULL)
         return
     if kind == "dora":
         draft.keep(key, "lora.use_dora", True)
@@ -111,9 +122,7 @@ def _adapter(draft: Draft) -> None:
     for name in names:
         draft.leave_out(name, "This adapter is not supported, or another key sets it: LoRA is trained.")
     _lora_parameters(draft, parameters if isinstance(parameters, dict) else {})
-    if draft.peek("num_layers") == -1:
-        draft.settle("num_layers", "empty")
-    draft.leave_out("num_layers", "It counts the last layers. List them in lora.layers_to_transform.")
+    draft.leave_out("num_layers", f"It counts the last layers. {LAYERS_OF_ADAPTER}")
     for bits in (4, 8):
         draft.keep_if_true(f"load_in_{bits}bits", f"quantization.load_in_{bits}bit")
 

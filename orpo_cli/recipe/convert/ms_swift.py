@@ -204,3 +204,5 @@ def _add_computed_defaults(draft: Draft) -> None:
     if draft.has_value("dataset.eval"):
         strategy = draft.value("training.save_strategy", "steps")
         draft.add("training.eval_strategy", strategy, f"the default of {TOOL}")
+        if draft.value("training.eval_strategy") == "steps":
+            add_defaults(draft, {"training.eval_steps": draft.value("training.save_steps", 500)}, f"{TOOL}: save_steps")

@@ -207,6 +207,18 @@ def test_layers_that_mlx_lm_lora_does_not_train_are_a_remark() -> None:
     assert "before 1.1.10" in (reasons["num_layers"] or "")
 
 
+@pytest.mark.parametrize("more", ["", "chat_template: chatml\n"])
+def test_dropout_that_trl_does_not_disable_is_kept(more: str) -> None:
+    text = f"model_name_or_path: a/b\ndataset_name: c/d\nuse_peft: true\n{more}"
+    for dropout, expected in (("", 0.05), ("lora_dropout: 0.2\n", 0.2), ("lora_dropout: 0\n", 0)):
+        values = convert(f"{text}disable_dropout: false\n{dropout}", "x.yaml").values
+        assert (values["lora"]["lora_dropout"], values["training"]["disable_dropout"]) == (expected, False)
+        for disabled in ("", "disable_dropout: true\n"):
+            conversion = convert(f"{text}{disabled}{dropout}", "x.yaml")
+            assert "lora_dropout" not in conversion.values["lora"]
+            assert ("lora_dropout: 0.2" in conversion.text) is ("0.2" in dropout)
+
+
 @pytest.mark.parametrize(
     ("more", "steps"),
     [
@@ -217,3 +229,10 @@ def test_layers_that_mlx_lm_lora_does_not_train_are_a_remark() -> None:
 def test_ms_swift_evaluates_when_it_saves(more: str, steps: int | None) -> None:
     text = f"rlhf_type: orpo\nmodel: a/b\ndataset: c/d\nval_dataset: e/f\n{more}"
     assert convert(text, "x.yaml").values["training"].get("eval_steps") == steps
+
+
+def test_the_example_script_of_trl_uses_trust_remote_code() -> None:
+    command = "python examples/scripts/orpo.py --model_name_or_path a/b --dataset_name c/d --torch_dtype bfloat16 --trust_remote_code"
+    conversion = convert(command, "x.sh")
+    assert conversion.values["model"] == {"model_name_or_path": "a/b", "trust_remote_code": True}
+    assert (outcome_of(conversion, "trust_remote_code"), outcome_of(conversion, "torch_dtype")) == ("kept", "ignored")

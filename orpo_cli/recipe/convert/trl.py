@@ -72,10 +72,13 @@ TEXT_ROWS = (
     "`format: text` for trl's tokens."
 )
 IGNORED_BY_SCRIPT = "trl's examples/scripts/orpo.py accepts it but does not use it."
+USED_BY_SCRIPT = "trust_remote_code"  # since trl 0.11
 
 
 def convert(draft: Draft, *, ignores_model_arguments: bool = False) -> None:
-    """Convert each key. ``ignores_model_arguments``: the script is trl's example, which uses only the model's name.
+    """Convert each key.
+
+    ``ignores_model_arguments``: the script is trl's example, which uses only the model's name and ``USED_BY_SCRIPT``.
 
     Raises UsageError if a key belongs to another method than ORPO.
     """
@@ -90,7 +93,7 @@ def convert(draft: Draft, *, ignores_model_arguments: bool = False) -> None:
     draft.keep("model_name_or_path", "model.model_name_or_path")
     draft.keep_if_true("use_flash_attention_2", "model.attn_implementation", "flash_attention_2")
     for key, path in {**MODEL_PATHS, **QUANTIZATION_PATHS}.items():
-        if ignores_model_arguments:
+        if ignores_model_arguments and key != USED_BY_SCRIPT:
             draft.ignore(key, IGNORED_BY_SCRIPT, path)
         elif key in QUANTIZATION_PATHS and not _quantizes(draft):
             draft.leave_out(key, "It has no effect without load_in_4bit or load_in_8bit.")
@@ -125,6 +128,9 @@ def _adapter(draft: Draft) -> None:
     draft.add(
         "lora.target_modules", "all-linear", "trl uses peft's default for the architecture, often q_proj and v_proj"
     )
+    if draft.peek("disable_dropout") is False:
+        draft.keep("lora_dropout", "lora.lora_dropout")
+        add_defaults(draft, {"lora.lora_dropout": 0.05}, "trl")
     draft.ignore("lora_dropout", DROPOUT_IGNORED, "lora.lora_dropout")
 
 

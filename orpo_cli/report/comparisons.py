@@ -13,7 +13,10 @@ MAX_COMPARED_RUNS = 10
 
 
 def comparisons_with_base(histories: Sequence[RunHistory], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Each run against its base model on the same held-out pairs; one reason for all runs without scores of their base model."""
+    """Each run against its base model on the same held-out pairs; one reason for all runs without scores of their base model.
+
+    At most ``MAX_COMPARED_RUNS``; a last entry counts the others.
+    """
     found, without_base = [], []
     for each, label in list(zip(histories, labels, strict=True))[:MAX_COMPARED_RUNS]:
         result = compare_with_base(each)
@@ -24,16 +27,30 @@ def comparisons_with_base(histories: Sequence[RunHistory], labels: Sequence[str]
     if without_base:
         reason = f"Not compared: {'; '.join(without_base)}. orpo eval RUN computes the scores of both models."
         found.append({"title": "Against the base model", "reason": reason})
+    if len(histories) > MAX_COMPARED_RUNS:
+        found.append(_not_compared("the base model", len(histories), "orpo report RUN compares one."))
     return found
 
 
 def comparisons_with_first(histories: Sequence[RunHistory], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Each other run against the first one, on the pairs that both held out; the reason where that is not possible."""
+    """Each other run against the first one, on the pairs that both held out; the reason where that is not possible.
+
+    At most ``MAX_COMPARED_RUNS``; a last entry counts the others.
+    """
     compared = list(zip(histories, labels, strict=True))[:MAX_COMPARED_RUNS]
-    return [
+    found = [
         _comparison(f"{label} against {labels[0]}", labels[0], label, compare_runs(histories[0], each))
         for each, label in compared[1:]
     ]
+    if len(histories) > MAX_COMPARED_RUNS:
+        found.append(_not_compared(labels[0], len(histories), "orpo report RUN RUN compares two."))
+    return found
+
+
+def _not_compared(other: str, count: int, remedy: str) -> dict[str, Any]:
+    """The entry that says how many of ``count`` runs are left out."""
+    reason = f"Not compared: {count - MAX_COMPARED_RUNS} of {count} runs. {remedy}"
+    return {"title": f"Further runs against {other}", "reason": reason}
 
 
 def _comparison(title: str, first: str, second: str, result: PairedComparison | str) -> dict[str, Any]:

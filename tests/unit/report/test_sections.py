@@ -8,6 +8,7 @@ from pathlib import Path
 from support.json_lines import write_json_lines
 from support.recorded_runs import event_line, train_line, write_recorded_run
 
+from orpo_cli.report.comparisons import MAX_COMPARED_RUNS
 from orpo_cli.report.page.sections import sections
 from orpo_cli.report.run_differences import run_labels
 from orpo_cli.report.run_history import read_history
@@ -52,6 +53,19 @@ def test_comparisons_on_the_same_pairs(tmp_path: Path) -> None:
     assert (second["first"], second["second"], second["pairs"], second["won"], second["lost"]) == ("a", "b", 2, 1, 0)
     assert second["margin_low"] <= second["margin_change"] == 1.5 <= second["margin_high"]
     assert "orpo eval" in found[4]["reason"]
+
+
+def test_runs_that_are_not_compared_are_counted(tmp_path: Path) -> None:
+    runs = [write_recorded_run(tmp_path / f"r{number:02}") for number in range(MAX_COMPARED_RUNS + 2)]
+    for run in runs:
+        scores = {"step": 0, "pairs": ["x:1", "x:2"], "chosen": [1.0, -1.0], "rejected": [0.0, 0.0]}
+        write_json_lines(run / "eval_scores.jsonl", [scores, {**scores, "step": 20}])
+    found = sections([read_history(run) for run in runs])["comparisons"]
+    assert [(each["title"], each["reason"]) for each in found if "reason" in each] == [
+        ("Further runs against the base model", "Not compared: 2 of 12 runs. orpo report RUN compares one."),
+        ("Further runs against r00", "Not compared: 2 of 12 runs. orpo report RUN RUN compares two."),
+    ]
+    assert len(found) == MAX_COMPARED_RUNS + MAX_COMPARED_RUNS - 1 + 2
 
 
 def test_answers_to_the_same_prompt_are_together_with_the_base_first(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from support.tiny_run import RECIPE, make_plan
 from orpo_cli.run_creation import create_run
 from orpo_cli.rundir import RunDir
 from orpo_cli.training.checkpoint_writer import CheckpointWriter
-from orpo_cli.training.resume import _differences, restore_later, set_aside_later
+from orpo_cli.training.resume import CHANGEABLE, _differences, restore_later, set_aside_later
+
+GUIDE = Path(__file__).parents[3] / "docs" / "how-to" / "resume-and-interrupt.md"
 
 
 @pytest.fixture
@@ -77,3 +80,10 @@ def test_a_run_of_a_version_without_nll_weight_can_be_resumed(run: RunDir) -> No
     )
     assert _differences(before, same) == {}
     assert list(_differences(before, other)) == ["training.nll_weight"]
+
+
+@pytest.mark.parametrize("name", CHANGEABLE)
+def test_the_guide_names_every_setting_that_may_change(name: str) -> None:
+    if name != "device":  # no setting: the plan decides it
+        key = name.removeprefix("training.").removesuffix(".")
+        assert re.search(rf"`(training\.)?{re.escape(key)}", GUIDE.read_text(encoding="utf-8"))

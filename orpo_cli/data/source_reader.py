@@ -105,6 +105,7 @@ class SourceReader:
             return None
         return {
             "data": found.fingerprint,
+            "files": found.files,  # a renamed file may be of another split, and its rows have other names
             "label": label,
             "source": source.model_dump(exclude={"path", "weight"}),
             "pairs_needed": pairs_needed,

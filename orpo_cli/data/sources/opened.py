@@ -32,12 +32,16 @@ FileState = tuple[int, int, int]  # size, time of the last change (ns) and inode
 
 @dataclass(frozen=True)
 class OpenedSource:
-    """Opened source: its location, the fingerprint of its content (None for a stream), and its splits."""
+    """Opened source: its location, the fingerprint of its content (None for a stream), and its splits.
+
+    ``files`` of each split: the starts of the names of their rows, in order; empty for tables. The fingerprint covers no names.
+    """
 
     location: str
     fingerprint: str | None
     splits: Mapping[str, Rows]
     paths: Mapping[Path, FileState] = field(default_factory=dict)  # local files as they were before they were hashed
+    files: Mapping[str, list[str]] = field(default_factory=dict)
 
     def check_unchanged(self) -> None:
         """Raise DataError where a file has changed since it was hashed: its rows would be cached under another digest."""
@@ -79,9 +83,9 @@ def open_files(
 
     every = [path for paths in by_split.values() for path in paths]
     states = {path: _file_state(path) for path in every}
-    return OpenedSource(
-        location, files_sha256(every), {split: rows_of(paths) for split, paths in by_split.items()}, paths=states
-    )
+    splits = {split: rows_of(paths) for split, paths in by_split.items()}
+    names = {split: [name(path) for path in paths] for split, paths in by_split.items()}
+    return OpenedSource(location, files_sha256(every), splits, states, names)
 
 
 def _file_state(path: Path) -> FileState:

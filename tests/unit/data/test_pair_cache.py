@@ -62,6 +62,20 @@ def test_a_second_run_uses_the_cache(tmp_path: Path, cache_folder: Path) -> None
     assert len(entries(cache_folder)) == 1
 
 
+def test_a_file_that_another_split_has_now_is_read_again(tmp_path: Path, cache_folder: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(folder / "train.jsonl", pairs(4))
+    test = write(folder / "test.jsonl", pairs(4, start=50))
+    assert len(run(folder)[0].train) == 4
+    renamed = test.rename(folder / "train_2.jsonl")  # the digests of all files stay the same, and their order
+    prepared, from_cache = run(folder)
+    assert not from_cache
+    assert len(prepared.train) == 8
+    renamed.rename(folder / "train_3.jsonl")
+    assert str(run(folder)[0].train["row"][4]).endswith("/train_3.jsonl:1")
+
+
 def test_everything_that_decides_the_pairs_is_part_of_the_key(tmp_path: Path, cache_folder: Path) -> None:
     data = write(tmp_path / "x.jsonl", pairs(30))
     run(data)

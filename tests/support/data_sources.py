@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from datasets import Dataset, DatasetInfo, Features, Image, List, Value
 
 from orpo_cli.data.sources.sample import sample_rows
 from orpo_cli.data.sources.source import open_source
@@ -28,6 +30,15 @@ def failure(path: Path | str, **options: Any) -> OrpoError:
     with pytest.raises(OrpoError) as caught:
         load(path, **options)
     return caught.value
+
+
+def dataset_with_image() -> Dataset:
+    """Two pairs in columns of ``datasets``, of which the first has an image."""
+    texts = {name: Value("string") for name in ("prompt", "chosen", "rejected")}
+    features = Features({**texts, "images": List(Image())})
+    images: list[Any] = [[{"bytes": b"tea", "path": None}], []]
+    rows = [{"prompt": "What is tea?", "chosen": "A drink.", "rejected": "A car.", "images": each} for each in images]
+    return Dataset(pa.Table.from_pylist(rows, features.arrow_schema), info=DatasetInfo(features=features))
 
 
 def lines(values: list[Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from orpo_cli.data.sources import files
 from orpo_cli.data.sources.arrow_nulls import null_remover
 from orpo_cli.data.sources.dataset_card import card_config
+from orpo_cli.data.sources.media_columns import keep_media_encoded
 from orpo_cli.data.sources.opened import OpenedSource, files_sha256, open_files, open_tables
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.json_files import read_json_object_or_empty
@@ -113,4 +114,5 @@ def _saved_rows(folder: Path, source: Source) -> Iterator[Any]:
         raise DataError(
             f"{folder}: the saved dataset cannot be read: {error}", remedy="Save the dataset again."
         ) from error
+    keep_media_encoded(table)
     yield from map(null_remover(table.features.arrow_schema, source.columns), table)

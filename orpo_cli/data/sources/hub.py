@@ -10,6 +10,7 @@ from typing import Any
 
 from orpo_cli.data.sources.arrow_nulls import null_remover
 from orpo_cli.data.sources.files import check_arrow_file
+from orpo_cli.data.sources.media_columns import keep_media_encoded
 from orpo_cli.errors import DataError, HubError, HubRefused, OrpoError, hub_error_type
 from orpo_cli.hub_status import hub_reachable, response_behind
 from orpo_cli.nearest_path import nearest_path
@@ -65,6 +66,7 @@ def open_hub_dataset(
 def _read_rows(table: Any, source: Source) -> Iterator[Any]:
     features = getattr(table, "features", None)  # a stream may not know them
     remove_nulls = null_remover(features.arrow_schema if features is not None else None, source.columns)
+    keep_media_encoded(table)
     for file in {each["filename"] for each in getattr(table, "cache_files", ())}:
         check_arrow_file(Path(file))
     number = 0

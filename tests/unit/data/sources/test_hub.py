@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
+from support.data_sources import dataset_with_image
 from support.loopback_server import LoopbackServer
 from support.tiny import pairs
 
@@ -24,6 +27,12 @@ OLDER = "89abcdef0123456789abcdef0123456789abcdef"  # what the tag v1 of org/con
 
 def jsonl(rows: list[Any]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def parquet(dataset: Dataset) -> bytes:
+    file = io.BytesIO()
+    dataset.to_parquet(file)
+    return file.getvalue()
 
 
 CONFIGS = b"""---
@@ -44,6 +53,7 @@ REPOSITORIES = {
     ("broken", COMMIT): {"train.jsonl": jsonl(pairs(3)) + b'{"prompt": \n'},
     ("large", COMMIT): {"train.jsonl": jsonl([*pairs(2), {**pairs(1)[0], "chosen": "x" * (17 << 20)}])},
     ("configs", COMMIT): {"README.md": CONFIGS, "en.jsonl": jsonl(pairs(3)), "de.jsonl": jsonl(pairs(3, start=20))},
+    ("images", COMMIT): {"train.parquet": parquet(dataset_with_image())},
     ("configs", OLDER): {"README.md": CONFIGS, "en.jsonl": jsonl(pairs(2, start=50)), "de.jsonl": jsonl(pairs(1))},
 }
 READ = """
@@ -63,7 +73,7 @@ for options in json.loads(sys.argv[1]):
     except OrpoError as error:
         answers.append({"exit_code": error.exit_code, "message": error.message, "remedy": error.remedy})
     answers[-1]["seconds"] = time.monotonic() - began
-print(json.dumps(answers))
+print(json.dumps(answers, default=repr))
 """
 
 
@@ -194,6 +204,12 @@ def test_a_stream_downloads_rows_while_they_are_read(hub: LoopbackServer, tmp_pa
     hub.server_close()
     (silent,) = read(endpoint, tmp_path / "elsewhere", stream)
     assert silent["exit_code"] == 6
+
+
+def test_an_image_of_a_hub_dataset_is_read_as_it_is_stored(hub: LoopbackServer, tmp_path: Path) -> None:
+    images = {"path": "org/images"}
+    for answer in read(f"http://127.0.0.1:{hub.server_port}", tmp_path, images, {**images, "streaming": True}):
+        assert [row["images"] for _, row in answer["rows"]] == [[{"bytes": "b'tea'", "path": None}], []]
 
 
 def test_the_requested_configuration_and_revision_are_read(hub: LoopbackServer, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict
-from support.data_sources import ROWS, failure, lines, load, write
+from support.data_sources import ROWS, dataset_with_image, failure, lines, load, write
 
 from orpo_cli.data.sources.source import open_source
 from orpo_cli.errors import DataError, UsageError
@@ -85,6 +85,11 @@ def test_a_saved_dataset_is_read_with_its_splits(tmp_path: Path) -> None:
         tmp_path / "two"
     )
     assert [row for _, row in load(tmp_path / "two", split="test")] == ROWS[4:]
+
+
+def test_an_image_of_a_saved_dataset_is_read_as_it_is_stored(tmp_path: Path) -> None:
+    dataset_with_image().save_to_disk(tmp_path / "one")
+    assert [row["images"] for _, row in load(tmp_path / "one")] == [[{"bytes": b"tea", "path": None}], []]
 
 
 def test_the_fingerprint_is_the_sha256_of_the_file(tmp_path: Path) -> None:

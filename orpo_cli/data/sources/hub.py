@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,20 +36,19 @@ def open_hub_dataset(
     import datasets
 
     online = hub_reachable()
-    if not online:  # otherwise `datasets` retries for 30 s before it uses its cache
-        datasets.config.HF_HUB_OFFLINE = True
     note(
         f"loading {source.path} from the hub"
         if online
         else f"the hub does not answer: looking for a cached copy of {source.path}"
     )
     try:
-        builder = datasets.load_dataset_builder(source.path, name=source.name, revision=source.revision)
-        if source.streaming:
-            loaded = builder.as_streaming_dataset()
-        else:
-            builder.download_and_prepare()
-            loaded = builder.as_dataset()
+        with _offline_unless(online):
+            builder = datasets.load_dataset_builder(source.path, name=source.name, revision=source.revision)
+            if source.streaming:
+                loaded = builder.as_streaming_dataset()
+            else:
+                builder.download_and_prepare()
+                loaded = builder.as_dataset()
     except Exception as error:
         converted = convert_error(error, source)
         if converted is None:
@@ -61,6 +61,19 @@ def open_hub_dataset(
     }
     commit = builder.hash if COMMIT.fullmatch(builder.hash or "") else source.revision
     return f"hub:{source.path}", commit, tables
+
+
+@contextmanager
+def _offline_unless(online: bool) -> Iterator[None]:
+    """Context in which `datasets` uses its cache at once unless the hub is reachable; otherwise it retries for 30 s before."""
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = before or not online
+    try:
+        yield
+    finally:  # a Python program may use `datasets` later
+        datasets.config.HF_HUB_OFFLINE = before
 
 
 def _read_rows(table: Any, source: Source) -> Iterator[Any]:

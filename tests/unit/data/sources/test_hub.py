@@ -73,6 +73,7 @@ for options in json.loads(sys.argv[1]):
     except OrpoError as error:
         answers.append({"exit_code": error.exit_code, "message": error.message, "remedy": error.remedy})
     answers[-1]["seconds"] = time.monotonic() - began
+    answers[-1]["is_offline"] = datasets.config.HF_HUB_OFFLINE
 print(json.dumps(answers, default=repr))
 """
 
@@ -182,6 +183,7 @@ def test_an_unreachable_hub_gives_the_cached_copy_or_a_fast_error(hub: LoopbackS
     )
     seconds = [answer["seconds"] for answer in (cached, same, other, missing)]
     assert max(seconds) < 20  # the retries of the clients would take 23 s per source
+    assert not any(answer["is_offline"] for answer in (cached, same, other, missing))  # a setting of the whole process
     assert [row for _, row in cached["rows"]] == pairs(4)
     assert cached["fingerprint"] == COMMIT
     assert any("cached copy" in note for note in cached["notes"])

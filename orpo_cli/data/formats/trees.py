@@ -15,6 +15,7 @@ from orpo_cli.data.sources.opened import Row as NamedRow
 
 ROLES = {"prompter": "user", "user": "user", "assistant": "assistant"}
 FLAT_COLUMNS = ("message_id", "parent_id", "message_tree_id", "text", "role")
+DELETED = ("true", "1", "1.0")  # csv files have texts
 MAX_DEPTH = 200  # messages of a path, far below Python's limit of recursion
 
 
@@ -28,7 +29,7 @@ def _is_tree(node: Any) -> bool:
 
 
 def _is_flat(row: Row) -> bool:
-    return all(name in row for name in FLAT_COLUMNS) and row.get("role") in ROLES
+    return all(name in row for name in FLAT_COLUMNS) and _role(row) is not None
 
 
 def group(rows: Iterator[NamedRow], drop: Drop, group_rows: GroupRows = all_rows) -> Iterator[NamedRow | GroupedRow]:
@@ -51,21 +52,28 @@ def _tree_id(row: NamedRow) -> Any:
 
 def _tree_of(messages: list[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
     """Tree of the messages of several rows; messages that its root does not lead to are dropped."""
-    nodes: dict[Any, Row] = {row.value["message_id"]: {**row.value, "replies": []} for row in messages}
-    root = next((node for node in nodes.values() if node["parent_id"] is None), None)
+    nodes: dict[Any, Row] = {_id(row.value["message_id"]): {**row.value, "replies": []} for row in messages}
+    root = next((node for node in nodes.values() if _id(node["parent_id"]) is None), None)
     for node in nodes.values():
-        if node["parent_id"] in nodes:
-            nodes[node["parent_id"]]["replies"].append(node)
+        if (parent := _id(node["parent_id"])) in nodes:
+            nodes[parent]["replies"].append(node)
     reached, pending = set(), [root] if root is not None else []
     while pending:
         node = pending.pop()
-        reached.add(node["message_id"])
+        reached.add(_id(node["message_id"]))
         pending += node["replies"]
     for row in messages:
-        if row.value["message_id"] not in reached:
+        if _id(row.value["message_id"]) not in reached:
             drop(row.name, RowRejected("malformed", "no other row is the message of its parent_id"))
     if root is not None:
         yield GroupedRow(f"{messages[0].name}(+{len(messages) - 1})", {"prompt": root}, rows=len(reached))
+
+
+def _id(value: Any) -> Any:
+    """Id of a message as a key. None for that of no message, which csv files write as an empty text and tables as NaN."""
+    if value == "" or value != value:
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def split_turns(row: Row) -> list[TurnRow]:
@@ -104,8 +112,9 @@ def _turns_below(node: Any, history: list[Row]) -> list[TurnRow]:
 
 def _replies(node: Row) -> list[Row]:
     """Replies to a message, the best first. Those without a rank are the last, in their order."""
-    replies = [reply for reply in node.get("replies") or [] if isinstance(reply, dict) and not reply.get("deleted")]
-    return sorted(replies, key=_rank)
+    given = node.get("replies")
+    replies = [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
+    return sorted((reply for reply in replies if str(reply.get("deleted")).lower() not in DELETED), key=_rank)
 
 
 def _count_turns(nodes: list[Row]) -> int:
@@ -114,7 +123,7 @@ def _count_turns(nodes: list[Row]) -> int:
     while pending:
         node = pending.pop()
         replies = _replies(node)
-        count += ROLES.get(str(node.get("role"))) == "user" and _answers(replies) is not None
+        count += _role(node) == "user" and _answers(replies) is not None
         pending += replies
     return count
 
@@ -132,10 +141,16 @@ def _rank(reply: Row) -> float:
     return float("inf") if rank is None else rank
 
 
+def _role(node: Row) -> str | None:
+    """Role of a message; None where it has none of ``ROLES``."""
+    return ROLES.get(str(node.get("role")))
+
+
 def _message(node: Any) -> Row:
-    if not isinstance(node, dict) or node.get("role") not in ROLES:
+    role = _role(node) if isinstance(node, dict) else None
+    if role is None:
         raise RowRejected("malformed", f"a message of the tree has no role of {', '.join(ROLES)}")
-    return {"role": ROLES[node["role"]], "content": node.get("text")}
+    return {"role": role, "content": node.get("text")}
 
 
 OASST = Format(

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from support.pair_rows import IDS, read_row_pairs, texts_of
 from support.prepared_rows import prepare_rows
 
+from orpo_cli.data.formats.trees import group
 from orpo_cli.data.pair import Message, Pair, RowRejected
+from orpo_cli.data.sources.opened import Row
 
 TEXTS = ("prompt_json", "chosen_text", "rejected_text")
 
@@ -73,6 +75,32 @@ def test_trees_of_one_message_a_row_give_the_pairs_of_nested_trees(tmp_path: Pat
     assert (report.rows_read, report.kept, dict(report.dropped)) == (len(flat) + 1, 5, {"malformed": 1})
     assert report.notes["rows_gathered"] == len(flat)
     assert report.format == nested.report.sources[0].format == "oasst"
+
+
+@pytest.mark.parametrize("root", ["", float("nan"), None])
+@pytest.mark.parametrize("deleted", ["False", False, 0])
+def test_messages_of_a_csv_file_are_a_tree(root: Any, deleted: Any) -> None:
+    removed = {**_flat(ask("q", reply("gone", 0)), "1")[1], "deleted": {"False": "True"}.get(deleted, 1)}
+    flat = [
+        {"deleted": deleted, **message} for message in [*_flat(ask("q", reply("a", 0), reply("b", 1)), "1"), removed]
+    ]
+    flat[0]["parent_id"] = root
+    rows = [Row(f"x.csv:{number}", row) for number, row in enumerate(flat, 1)]
+    (tree,) = group(iter(rows), lambda *_: None)
+    assert texts_of(read_row_pairs(tree.value)[0]) == [("user:q", "a", "b")]
+
+
+HOSTILE: list[dict[str, Any]] = [
+    {"prompt": ask("q", {**reply("a", 0), "role": ["x"]}, reply("b", 1))},
+    {"prompt": ask("q", {**reply("a", 0), "replies": 5}, {**reply("b", 1), "replies": {"x": 1}})},
+    {"message_id": ["x"], "parent_id": {"y": 1}, "message_tree_id": None, "text": "q", "role": "prompter"},
+    {"message_id": 1, "parent_id": None, "message_tree_id": 1, "text": "q", "role": ["prompter"]},
+]
+
+
+@pytest.mark.parametrize("row", HOSTILE)
+def test_a_message_of_other_values_costs_only_its_own_tree(row: dict[str, Any], tmp_path: Path) -> None:
+    assert prepare_rows(tmp_path / "x.jsonl", [{"prompt": TREE}, row]).report.kept in (2, 3)
 
 
 @st.composite

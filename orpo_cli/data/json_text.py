@@ -51,7 +51,9 @@ def _parse_once(text: str) -> Any:
         separated = STRING_OR_GAP.sub(_with_comma, text)
         try:
             with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
-                return ast.literal_eval(separated.strip())
+                return json.loads(
+                    json.dumps(ast.literal_eval(separated.strip()))
+                )  # not a set, nor a key that is no text
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             raise error from None
 

@@ -23,6 +23,7 @@ TEXT_REMEDY = "Give texts or messages, or map other columns with `columns:`."
 UNICODE_REMEDY = "Write the data as UTF-8 again, without the half of a character."
 MESSAGE_REMEDY = "Give each message as an object with role and content."
 PART_REMEDY = 'Give each part of a content as {"type": "text", "text": …}.'
+JSON_REMEDY = "Store dates and other such values as text."
 CALL_REMEDY = "Give a tool call as an object with a name and arguments, or as its JSON text."
 
 
@@ -48,10 +49,17 @@ def read_text(value: Any, column: str) -> str:
 
 
 def check_json(value: Any, column: str) -> None:
-    """Raise RowRejected where a value contains text that is not Unicode, or is nested too deeply for a template."""
+    """Raise RowRejected where a value has what JSON does not, text that is not Unicode, or is nested too deeply for a template."""
+    read_text(_json_text(value, column), column)
+
+
+def _json_text(value: Any, column: str) -> str:
     if _is_deeper(value, MAX_DEPTH):
         raise RowRejected("malformed", f"{column} is nested too deeply", "Remove the nested value from the row.")
-    read_text(json.dumps(value, ensure_ascii=False), column)
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError as error:  # Parquet has dates, and other values that JSON does not have
+        raise RowRejected("malformed", f"{column} cannot be written as JSON: {error}", JSON_REMEDY) from None
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
@@ -113,7 +121,7 @@ def _message(item: Any, where: str) -> tuple[str, Message]:
         content, extra = content or "", {"tool_calls": _tool_calls(calls, where)}
     elif ROLES[role] == "tool":
         extra = {key: item[key] for key in TOOL_FIELDS if item.get(key) is not None}
-        content = _tool_result(content)
+        content = _tool_result(content, where)
     reasoning = [_reasoning_text(item.get(name)) for name in REASONING_FIELDS]
     if isinstance(content, list):  # content parts of the OpenAI API
         reasoning.append("\n\n".join(text for part in content if (text := _reasoning_part(part))))
@@ -131,11 +139,11 @@ def _function_call(item: dict[str, Any]) -> dict[str, Any] | None:
     return call if isinstance(call, dict) and call.get("name") is not None else None
 
 
-def _tool_result(content: Any) -> Any:
+def _tool_result(content: Any, where: str) -> Any:
     """Result of a tool as a text: objects and lists of data as JSON; content parts unchanged."""
     is_parts = isinstance(content, list) and all(isinstance(part, dict) and "type" in part for part in content)
     is_data = isinstance(content, dict | list | int | float) and not is_parts
-    return json.dumps(content, ensure_ascii=False) if is_data else content
+    return _json_text(content, where) if is_data else content
 
 
 def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:

@@ -130,7 +130,8 @@ def _chosen_among(answers: RejectedAnswers, choice: str, seed: int) -> list[Row]
     if choice == "first":
         return answers.rows[:1]
     if choice == "random":
-        return [random.Random(f"{seed}:{answers.key}").choice(answers.rows)]
+        drawn_by = f"{seed}:{answers.key}".encode("utf-8", "surrogatepass")  # the key has every column of the row
+        return [random.Random(drawn_by).choice(answers.rows)]
     scores = [score for score in answers.scores if score is not None]
     if len(scores) < len(answers.rows):
         raise RowRejected("no_score", f"{len(scores)} scores for {len(answers.rows)} rejected answers")

@@ -60,12 +60,18 @@ def test_json_that_is_no_messages_stays_text(answer: str) -> None:
         "{'role': " + "-" * 100_000 + "1}",
         "[{'role': '" + "\\x'" * 50_000,
         "{'role': 9" + "9" * 9999,
+        "[{'role': 'user', 'content': 'hi', 'tags': {'a', 'b'}}]",
     ],
 )
 def test_hostile_text_is_no_json(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # each library has its own message
         parse_json_text(text)
     assert parse_cells({"chosen": text}) == {"chosen": text}
+
+
+def test_python_text_has_the_values_of_json() -> None:
+    text = "[{'role': 'user', 'content': ('a', 'b'), 1: None}]"
+    assert parse_json_text(text) == [{"role": "user", "content": ["a", "b"], "1": None}]
 
 
 @pytest.mark.parametrize("encode", [json.dumps, str])

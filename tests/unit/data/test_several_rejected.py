@@ -41,6 +41,11 @@ def test_rejected_answers_are_chosen_by_the_setting(shape: str) -> None:
     assert read_row_pairs(row, rejected="random")[1] == {"rejected_unused": 2}
 
 
+def test_an_answer_is_drawn_beside_a_column_with_half_of_a_character() -> None:
+    row = {"prompt": "one", "chosen": "good", "rejected": ["bad 1", "bad 2"], "id": "\ud83d"}
+    assert {rejected_texts(row, rejected="random", shuffle_seed=seed)[0] for seed in range(20)} == {"bad 1", "bad 2"}
+
+
 @pytest.mark.parametrize("shape", ["UltraFeedback raw", "Nectar"])
 def test_a_drawn_completion_is_the_one_that_the_reader_draws(shape: str) -> None:
     for seed in range(20):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.message_rows import ASK, BAD, CHOSEN, GOOD, REJECTED, SYSTEM_ROWS, USER, data_error, prepared, rejection
 
+DATE = datetime.date(2024, 5, 1)  # Parquet has dates
 IMAGE_ROWS = {
     "ms-swift": {"messages": [{**USER, "content": "<image>What?"}, CHOSEN], "rejected_response": BAD, "images": ["c.png"]},
     "LLaMA-Factory": {**SYSTEM_ROWS["sharegpt"], "images": ["a.png"]},
@@ -43,6 +45,8 @@ MALFORMED = {
     "tools that are no JSON": ({"prompt": [USER], "chosen": [CHOSEN], "rejected": BAD, "tools": "[{"}, "list of objects"),
     "a call that is empty": ({"prompt": [USER], "chosen": {"role": "tool_call", "content": ""}, "rejected": BAD}, "name and arguments"),
     "no call": ({"prompt": [USER], "chosen": {"role": "tool_call", "content": []}, "rejected": BAD}, "name and arguments"),
+    "a date in tools": ({"prompt": [USER], "chosen": [CHOSEN], "rejected": BAD, "tools": [{"name": DATE}]}, "as text"),
+    "a date in a result": ({"prompt": [USER, {"role": "tool", "content": {"on": DATE}}], "chosen": [CHOSEN], "rejected": BAD}, "as text"),
     "a call without a name": ({"prompt": [USER], "chosen": {"role": "tool_call", "content": {}}, "rejected": BAD}, "name and arguments"),
 }  # fmt: skip
 

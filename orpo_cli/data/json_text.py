@@ -23,7 +23,7 @@ MESSAGES_START = re.compile(
     r"""\s*(?:\[\s*\{\s*(["'])(?:role|from|content|value)\1\s*:|\{\s*(["'])(?:role|from)\2\s*:\s*["'](?:system|user|human|assistant|gpt)["'])"""
 )
 PYTHON_START = re.compile(r"""\s*(?:\[\s*[{"']|\{)""")  # of a list of objects or texts, or of one object
-STRING_OR_GAP = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')(\s+(?=["']))?|\}\s+\{""", re.DOTALL)
+STRING_OR_GAP = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')(\s+(?=["']))?|\}\s+\{|["'].*""", re.DOTALL)
 REMEDY = "Store messages as lists, or as valid JSON text; `format: text` trains such a text as it is."
 
 
@@ -59,9 +59,12 @@ def _parse_once(text: str) -> Any:
 
 
 def _with_comma(found: re.Match[str]) -> str:
-    """A text, or the gap between two objects, with the comma that numpy does not write after it."""
+    """A text, or the gap between two objects, with the comma that numpy does not write after it.
+
+    A text that does not end is the rest of the value: it is not searched again from each of its quotes.
+    """
     if found[1] is None:
-        return "}, {"
+        return "}, {" if found[0].startswith("}") else found[0]
     return f"{found[1]}, " if found[2] else found[1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,10 @@ def test_text_of_messages_is_kept_by_the_format_text(tmp_path: Path) -> None:
     row = {"prompt": "Write messages.\n", "chosen": json.dumps([CHOSEN]), "rejected": json.dumps([REJECTED])}
     assert GOOD in text_of(data := prepared(tmp_path, [row], format="text"))
     assert json.dumps([CHOSEN]) in text_of(data)
+
+
+def test_text_that_was_encoded_twice_is_searched_once() -> None:
+    damaged = '[{\\"role\\": \\"user\\", \\"content\\": \\"' + "abc" * 4 + '\\"}, ' * 20_000
+    began = time.process_time()
+    assert parse_cells({"prompt": damaged}) == {"prompt": damaged}
+    assert time.process_time() - began < 5  # minutes, if every quote is searched to the end of the text

@@ -34,8 +34,8 @@ def check_first_rows(source: Source) -> None:
     samples and slices, because their first rows are others.
     """
     path = Path(source.path).expanduser()
-    is_file = (
-        "://" not in source.path and not glob.has_magic(source.path) and (path.exists() or looks_local(source.path))
+    is_file = "://" not in source.path and (
+        path.exists() or (looks_local(source.path) and not glob.has_magic(source.path))
     )
     if not is_file:
         return

@@ -108,7 +108,7 @@ def inspect_data(data: str) -> InspectedData:
     from orpo_cli.data.sources.source import looks_local
 
     path = Path(data).expanduser()
-    if "://" in data or glob.has_magic(data) or path.is_dir():
+    if "://" in data or path.is_dir() or (glob.has_magic(data) and not path.exists()):
         return InspectedData()
     if not (path.exists() or looks_local(data)):
         return InspectedData(notes=(f"{data} is no local path, so it is taken as a dataset of the Hugging Face Hub",))

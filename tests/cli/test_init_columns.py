@@ -19,15 +19,16 @@ def write_rows(path, *prompts, chosen="chosen", rejected="rejected"):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.parametrize("name", ["votes.jsonl", "votes [v1].jsonl"])
 @pytest.mark.parametrize("shipped", [(), ("--from", "quickstart")])
-def test_init_finds_the_columns_of_a_file(shipped, tmp_path, orpo_here, monkeypatch):
+def test_init_finds_the_columns_of_a_file(shipped, name, tmp_path, orpo_here, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in RENAMED))
-    done = orpo_here("init", "mine", *shipped, "--data", "votes.jsonl")
+    (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in RENAMED))
+    done = orpo_here("init", "mine", *shipped, "--data", name)
     assert done.returncode == 0, done.stderr
     assert "columns: {prompt: question, chosen: good_answer, rejected: bad_answer}" in done.stderr
     (source,) = load_recipe("mine.yaml").recipe.dataset.train
-    assert source.path == "votes.jsonl"
+    assert source.path == name
     assert source.columns == {"prompt": "question", "chosen": "good_answer", "rejected": "bad_answer"}
 
 

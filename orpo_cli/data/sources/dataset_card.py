@@ -5,6 +5,7 @@ Without the card, the files of all configurations would be read as one dataset.
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -110,7 +111,7 @@ def _resolve_files(folder: Path, name: str, config: Mapping[str, Any]) -> dict[s
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns, sanitize_patterns
 
     where = f"{folder}: configuration {name}"
-    base = str(folder / (config.get("data_dir") or ""))
+    base = str(Path(glob.escape(str(folder)), config.get("data_dir") or ""))  # `datasets` takes it as a pattern
     try:
         given = config.get("data_files")
         patterns = get_data_patterns(base) if given is None else sanitize_patterns(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -55,8 +56,9 @@ def _split_by_names(folder: Path, note: Callable[[str], None]) -> dict[str, list
         )
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
 
+    base = glob.escape(str(folder))  # `datasets` takes it as a pattern
     try:
-        found = DataFilesDict.from_patterns(get_data_patterns(str(folder)), base_path=str(folder))
+        found = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
     except (EmptyDatasetError, FileNotFoundError):
         found = {}
     by_split = {

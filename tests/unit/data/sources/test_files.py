@@ -17,9 +17,11 @@ from pyarrow import feather, parquet
 from support.data_sources import ROWS, failure, lines, load, write
 from support.tiny import pairs
 
+from orpo_cli.data.first_rows import check_first_rows
 from orpo_cli.data.sources.files import read_rows
 from orpo_cli.data.sources.text_rows import COMPRESSION_TOOLS
 from orpo_cli.errors import DataError
+from orpo_cli.recipe.schema import Source
 
 TEXTS = [
     {"prompt": f"question {n}", "chosen": f'a "quoted", long\nanswer {n}', "rejected": f"no {n}"} for n in range(7)
@@ -186,3 +188,10 @@ def test_rows_are_read_lazily(tmp_path: Path) -> None:
     assert next(reading) == (1, ROWS[0])
     with pytest.raises(DataError, match=r"x\.jsonl:8"):
         list(reading)
+
+
+def test_the_first_rows_of_a_file_are_checked_whatever_its_name(tmp_path: Path) -> None:
+    for name in ("x.jsonl", "x [v1].jsonl"):
+        path = write(tmp_path / name, '{"a": 1}\n')
+        with pytest.raises(DataError, match="no row looks like preference data"):
+            check_first_rows(Source(path=str(path)))

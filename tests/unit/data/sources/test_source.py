@@ -78,6 +78,17 @@ def test_a_folder_is_split_by_the_names_of_its_files(tmp_path: Path) -> None:
     assert "contains no data file" in str(failure(empty))
 
 
+@pytest.mark.parametrize("card", [None, "data_files: tr*", "data_dir: .", "data_files: ['train.jsonl']"])
+@pytest.mark.parametrize("name", ["pairs [v1]", "a*b?"])
+def test_signs_of_a_pattern_in_the_path_of_a_folder_are_its_name(name: str, card: str | None, tmp_path: Path) -> None:
+    for folder, rows in ((name, ROWS[:2]), ("pairs v", ROWS[2:]), ("a-b-", ROWS[2:])):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "train.jsonl", lines(rows))
+    if card:
+        write(tmp_path / name / "README.md", f"---\nconfigs:\n- config_name: default\n  {card}\n---\n")
+    assert [row for _, row in load(tmp_path / name)] == ROWS[:2]
+
+
 def test_a_saved_dataset_is_read_with_its_splits(tmp_path: Path) -> None:
     Dataset.from_list(ROWS).save_to_disk(tmp_path / "one")
     assert load(tmp_path / "one") == [(f"one:{number}", row) for number, row in enumerate(ROWS, 1)]

@@ -30,7 +30,9 @@ CHANGEABLE = (
     "training.gradient_checkpointing", "training.activation_checkpointing", "launch.", "training.ddp_",
     "training.max_steps", "training.num_train_epochs", "training.logging_", "training.eval_s", "training.eval_on_start",
     "training.save_", "training.watchdogs",
-    "training.report_to", "training.run_name", "training.per_device_eval_batch_size", "training.dataloader_",
+    "training.report_to", "training.run_name", "training.per_device_eval_batch_size",
+    "training.dataloader_num_workers", "training.dataloader_prefetch_factor", "training.dataloader_persistent_workers",
+    "training.dataloader_multiprocessing_context", "training.dataloader_pin_memory",
 )  # fmt: skip
 ADDED_LATER = {"training.nll_weight": 1.0}  # settings that plans of older versions do not have, with what they did
 LENGTH_SETTINGS = ("training.max_steps", "training.num_train_epochs")

@@ -87,6 +87,18 @@ def test_the_next_start_removes_what_a_killed_process_was_writing(
     assert weights(run) == expected
 
 
+def test_a_setting_of_the_data_loader_that_drops_pairs_cannot_change(
+    tmp_path: Path, orpo_here: Callable[..., Any], killed_run: tuple[Path, Path, bytes]
+) -> None:
+    recipe, run, expected = killed_run
+    run = copy_of(run, tmp_path)
+    refused = resume(orpo_here, recipe, run, "auto", "training.dataloader_drop_last=true")
+    assert refused.returncode == 2
+    assert "training.dataloader_drop_last: None → True" in refused.stderr
+    assert resume(orpo_here, recipe, run, "auto", "training.dataloader_num_workers=1").returncode == 0
+    assert weights(run) == expected
+
+
 PROCESSES = """
 import sys
 from pathlib import Path

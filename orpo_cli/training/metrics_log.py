@@ -138,6 +138,8 @@ class MetricsCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Start counting seconds, and write the first line of the attempt."""
         self.first_step = state.global_step
+        logged = next((entry for entry in reversed(state.log_history) if "loss" in entry), None)
+        self.last = {} if logged is None else metrics_record(logged["step"], logged)  # it may stay the last one
         self._train_started = time.monotonic()
         self.event("attempt", attempt=self.attempt, metrics_version=METRICS_VERSION, steps=state.max_steps)
 

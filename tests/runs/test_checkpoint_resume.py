@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 from support.checkpoint_runs import SAVING, copy_of, resume, weights
 from support.file_damage import halve
+from support.killed_run import kill_in_step
 from support.tiny import write_recipe
 
 from orpo_cli.checkpoint_manifest import MANIFEST, CheckpointManifest, unusable_reason
+from orpo_cli.json_files import read_json_lines
+from orpo_cli.rundir import RunDir
 from orpo_cli.training import checkpoint_writer
 
 
@@ -97,6 +100,17 @@ def test_a_setting_of_the_data_loader_that_drops_pairs_cannot_change(
     assert "training.dataloader_drop_last: None → True" in refused.stderr
     assert resume(orpo_here, recipe, run, "auto", "training.dataloader_num_workers=1").returncode == 0
     assert weights(run) == expected
+
+
+def test_a_resumed_run_that_logs_no_further_step_keeps_its_last_metrics(
+    tmp_path: Path, orpo_here: Callable[..., Any]
+) -> None:
+    recipe = write_recipe(tmp_path, estimated=False, steps=3, training={**SAVING, "logging_steps": 2})
+    kill_in_step(3, recipe)
+    assert orpo_here("train", recipe, "--resume", "auto").returncode == 0
+    (line,) = (each for each in read_json_lines(tmp_path / "run" / "metrics.jsonl") if each["kind"] == "train")
+    assert line["step"] == 2
+    assert RunDir(tmp_path / "run").read_run()["final_metrics"] == line
 
 
 PROCESSES = """

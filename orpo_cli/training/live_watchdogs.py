@@ -39,9 +39,11 @@ class LiveWatchdogs:
             metrics.listeners.append(self.listen)
 
     def replay(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Read the lines of earlier attempts, whose findings have been reported."""
+        """Read the lines of earlier attempts. Their findings have been shown; the warnings of run.json are of this attempt."""
         for line in lines:
-            self.watchdogs.add(line)
+            for finding in self.watchdogs.add(line):
+                if self.actions[setting_name(finding)] != "off":
+                    self._record(finding)
 
     def listen(self, line: Mapping[str, Any]) -> None:
         """Report what begins with a line that has just been written."""
@@ -54,10 +56,13 @@ class LiveWatchdogs:
             self.metrics.observer.warn(
                 Problem(finding.code, finding.message, f"training.watchdogs.{name}", severity="warning")
             )
-            with suppress(OSError, MachineError):  # a full disk: the line of metrics.jsonl waits for space
-                self.add_warning(finding.code, finding.message)
+            self._record(finding)
             if action == "stop":
                 self._stop(finding)
+
+    def _record(self, finding: Finding) -> None:
+        with suppress(OSError, MachineError):  # a full disk: the line of metrics.jsonl waits for space
+            self.add_warning(finding.code, finding.message)
 
     def _stop(self, finding: Finding) -> None:
         """Ask for the end of the training, unless it has ended by itself, or a signal has come before."""

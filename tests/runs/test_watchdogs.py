@@ -80,3 +80,5 @@ def test_stop_saves_a_checkpoint_and_the_run_continues_from_it(recipe: Path, tmp
     assert code == 0, stderr
     assert CODE not in stderr  # the finding goes on, and was reported
     assert len(events(run)) == 1
+    warnings = json.loads((run / "run.json").read_text())["warnings"]
+    assert [each["message"] for each in warnings if each["code"] == CODE] == [event["message"]]

@@ -16,6 +16,7 @@ from typing import Any
 
 Attempt = dict[str, Any]
 STATUSES = RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"  # in run.json
+BEGAN_VARIABLE = "ORPO_STARTED_AT"  # of `command_began`, for a rank and for a call in Python
 KILLED = "killed"  # of an attempt, and shown for a run whose process is gone
 
 
@@ -27,6 +28,13 @@ def now() -> str:
 def timestamp(seconds: float) -> str:
     """A time in seconds since 1970, in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def command_began() -> float:
+    """When the command that trains, or the call in Python, began, in seconds since 1970."""
+    import psutil  # other commands do not need it
+
+    return float(os.environ.get(BEGAN_VARIABLE) or psutil.Process().create_time())
 
 
 def attempts_of(run: Mapping[str, Any]) -> list[Attempt]:

@@ -39,7 +39,7 @@ def console_of_call(verbose: bool) -> Iterator[Console]:
     """
     with ExitStack() as stack:
         stack.enter_context(messages_for_python())
-        stack.enter_context(_environment("TRL_EXPERIMENTAL_SILENCE", "1"))
+        stack.enter_context(environment_variable("TRL_EXPERIMENTAL_SILENCE", "1"))
         stack.enter_context(warnings.catch_warnings())
         ignore_developer_warnings()
         stack.enter_context(_quiet_libraries())
@@ -52,7 +52,8 @@ def console_of_call(verbose: bool) -> Iterator[Console]:
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
+def environment_variable(name: str, value: str) -> Iterator[None]:
+    """Context in which an environment variable is set, unless it is already."""
     before = os.environ.get(name)
     os.environ.setdefault(name, value)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,10 @@ from orpo_cli import interruption
 from orpo_cli.api.arguments import Overrides, allowed_changes, callback_objects, resume_text
 from orpo_cli.api.dataset_messages import naming_datasets
 from orpo_cli.api.in_memory import save_objects
-from orpo_cli.api.quiet import console_of_call
+from orpo_cli.api.quiet import console_of_call, environment_variable
 from orpo_cli.api.recipe import RecipeSource, resolve_recipe
 from orpo_cli.api.run import Run
+from orpo_cli.run_attempts import BEGAN_VARIABLE
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -49,7 +51,8 @@ def train(
     """
     from orpo_cli.workflows.train import train_recipe
 
-    with console_of_call(verbose) as console, _handling_signals():
+    began = environment_variable(BEGAN_VARIABLE, str(time.time()))  # the process may be older
+    with began, console_of_call(verbose) as console, _handling_signals():
         checkpoint, changes, objects = resume_text(resume), allowed_changes(allow_changed), callback_objects(callbacks)
         saved = save_objects(train_dataset, eval_dataset, model, tokenizer)
         loaded = resolve_recipe(recipe, overrides, strict=strict, saved=saved)

@@ -13,15 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from orpo_cli import interruption
 from orpo_cli.recipe.schema.time_limit import time_limit_seconds
+from orpo_cli.run_attempts import command_began
 
 REASON = "save_before"  # in run.json and in messages
 SLURM_VARIABLE = "SLURM_JOB_END_TIME"  # seconds since 1970
-STARTED_VARIABLE = "ORPO_STARTED_AT"  # when the command that started this rank began, in seconds since 1970
 LONGEST_JOB_SECONDS = 366 * 24 * 3600.0
 RECENT_STEPS = 20
 SLOWER = 1.25  # how much longer the next step or save may take than the last ones
@@ -46,8 +45,7 @@ def find_deadline(save_before: str | None) -> Deadline | None:
     """The earliest of the ends that are set. An end of a Slurm job that has passed, or is years away, is not of this job."""
     found = []
     if save_before is not None:
-        started = float(os.environ.get(STARTED_VARIABLE) or psutil.Process().create_time())
-        found.append(Deadline(started + time_limit_seconds(save_before), "training.save_before"))
+        found.append(Deadline(command_began() + time_limit_seconds(save_before), "training.save_before"))
     with suppress(ValueError):
         end_of_job = Deadline(float(os.environ.get(SLURM_VARIABLE, "")), SLURM_VARIABLE)
         if 0 < end_of_job.at - time.time() < LONGEST_JOB_SECONDS:

@@ -7,8 +7,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from orpo_cli import interruption
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, UsageError
 from orpo_cli.launch.command import wait_seconds, worker_command
@@ -17,7 +15,7 @@ from orpo_cli.launch.failure import FailureRecord, machine_of
 from orpo_cli.planning.plan import LaunchPlan, ModelPlan, Plan
 from orpo_cli.report.console import Console
 from orpo_cli.report.progress import show_status
-from orpo_cli.run_attempts import FINISHED
+from orpo_cli.run_attempts import FINISHED, command_began
 from orpo_cli.run_log import run_log
 from orpo_cli.rundir import RunDir
 from orpo_cli.temporary_directory import temporary_directory
@@ -180,7 +178,7 @@ def job_of(rundir: RunDir, checkpoint: Path | None, console: Console) -> Job:
         token=rundir.lock.token,
         attempt=rundir.attempt,
         checkpoint=None if checkpoint is None else str(checkpoint),
-        started=psutil.Process().create_time(),
+        started=command_began(),
         quiet=console.quiet or console.log_only,
     )
 

@@ -16,6 +16,7 @@ from orpo_cli.launch.failure import FailureRecord, explain, is_secondary
 from orpo_cli.planning.plan import ModelPlan, Plan
 from orpo_cli.report.console import Console
 from orpo_cli.report.progress import show_status
+from orpo_cli.run_attempts import BEGAN_VARIABLE
 from orpo_cli.run_log import run_log
 from orpo_cli.rundir import RunDir
 from orpo_cli.temporary_directory import temporary_directory
@@ -153,7 +154,7 @@ def train_job(rank: JoinedRank, job: Job, rundir: RunDir) -> None:
     rank.standard_error = _open_log(ranks, rundir)
     plan = rundir.read_plan()
     apply_plan(plan.launch, launched=ranks.launched)
-    os.environ["ORPO_STARTED_AT"] = str(job.started)
+    os.environ[BEGAN_VARIABLE] = str(job.started)
 
     from orpo_cli.data.shared_pairs import load_pairs
     from orpo_cli.model.added_tokens import resize_embeddings

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -213,7 +214,8 @@ def _torch_launcher_quiet() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(number, action)
+        if threading.current_thread() is threading.main_thread():  # torch sets none in another one, and nobody can
+            signal.signal(number, action)
         logger.propagate = propagate
         logger.removeHandler(handler)
         os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE")

@@ -26,7 +26,7 @@ from orpo_cli.run_lock import RunLost
 from orpo_cli.run_status import end_attempt, first_line, write_last_step
 from orpo_cli.rundir import RunDir
 from orpo_cli.training.allocator import keep_freed_memory, reserve_small_chunks
-from orpo_cli.training.checkpoint_writer import remove_staging
+from orpo_cli.training.checkpoint_writer import remove_staging, sync
 from orpo_cli.training.failed_attempt import record_failure
 from orpo_cli.training.full_state import local_tensor
 from orpo_cli.training.interrupt import InterruptCallback
@@ -240,6 +240,7 @@ def save_result(
     if plan.lora is None:
         with atomic_directory(rundir.model) as folder:
             save_model(model, tokenizer, eos_token_ids, folder, plan.merge.max_shard_size, weights)
+            _sync_all(folder)
             rundir.check_owned()
         return
     with atomic_directory(rundir.adapter) as folder:
@@ -251,7 +252,14 @@ def save_result(
         if base.generation_config is not None:
             base.generation_config.save_pretrained(folder)
         copy_mode_to_weights(folder / "adapter_config.json")
+        _sync_all(folder)
         rundir.check_owned()
+
+
+def _sync_all(folder: Path) -> None:
+    """Write the files to the disk: after a power failure, a renamed folder could have empty ones."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
 
 
 def _check_adapter_changed(trainer: PairTrainer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,28 @@ METRICS = {
 
 def lines(run: Path) -> list[dict[str, Any]]:
     return metric_lines(run)
+
+
+def test_the_result_is_on_the_disk_before_it_appears(
+    tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power failure after the end of a training must not leave empty files."""
+    fsync, synced = os.fsync, set()
+
+    def recorded(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.parent.name.startswith((".adapter.partial-", ".model.partial-")):
+            synced.add(path.name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    for kind, lora in (("adapter", True), ("model", False)):
+        (tmp_path / kind).mkdir()
+        done = orpo_here("train", write_recipe(tmp_path / kind, steps=1, lora=lora, estimated=False))
+        assert done.returncode == 0, done.stderr
+        files = {path.name for path in (tmp_path / kind / "run" / kind).iterdir()}
+        assert files <= synced
+        synced.clear()
 
 
 def test_a_lora_run_leaves_a_whole_run_directory(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:

@@ -258,7 +258,7 @@ def save_result(
 
 def _sync_all(folder: Path) -> None:
     """Write the files to the disk: after a power failure, a renamed folder could have empty ones."""
-    for path in (*folder.rglob("*"), folder):
+    for path in (*sorted(folder.rglob("*")), folder):
         sync(path)
 
 

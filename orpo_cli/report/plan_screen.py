@@ -21,7 +21,7 @@ def print_plan(
     *,
     every_value: str,
 ) -> None:
-    """Print the short view of a plan. ``rows``: of the training data, where they were counted; ``every_value``: its last line."""
+    """Print the short view of a plan. ``rows``: about how many pairs there are, where the rows were counted; ``every_value``: its last line."""
     terminal = console.out.is_terminal
     screen = Screen(
         width=console.out.width if terminal else None,

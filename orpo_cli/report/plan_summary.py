@@ -173,7 +173,7 @@ def _lengths(plan: Plan, measured: EstimateInputs | None, count: int | None) -> 
         tokens = [pair.total for pair in measured.lengths.pairs]
         each = f"{fmean(tokens):,.0f} a pair, {max(tokens):,} at most"
         return f"{count:,} pairs, {sum(tokens):,} tokens with each prompt once ({each}); {limit}"
-    known = "" if count is None else f"about {count:,} rows, "
+    known = "" if count is None else f"about {count:,} pairs, "
     return f"{known}lengths not measured, {limit}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -15,7 +16,7 @@ from orpo_cli.library_imports import import_libraries
 from orpo_cli.machine import Machine
 from orpo_cli.planning.model_facts import ModelFacts
 from orpo_cli.planning.plan import DatasetPlan, Plan, PlanDraft
-from orpo_cli.recipe.schema import ModelSection
+from orpo_cli.recipe.schema import EvalSplit, ModelSection
 from orpo_cli.workflows.measured_lengths import Preparation, cached_lengths
 
 if TYPE_CHECKING:
@@ -82,20 +83,37 @@ def _first_pairs(dataset: DatasetPlan) -> DatasetPlan:
 
 
 def count_rows(plan: Plan) -> int | None:
-    """Rows of the training data where they are JSON lines in local files: about the number of pairs; None for other sources.
+    """Rows to train on where the sources are JSON lines in local files: about the number of pairs; None for other sources.
 
-    The rows of a large file are estimated from its start.
+    Without held-out rows, and with the repetitions of ``weight``. The rows of a large file are estimated from its start.
     """
-    files = [Path(source.path) for source in plan.dataset.train]
+    sources = plan.dataset.train
+    files = [Path(source.path) for source in sources]
     if not all(file.suffix == ".jsonl" and file.is_file() for file in files):
         return None
-    total = 0
-    for path in files:
-        with path.open("rb") as file:
-            blocks = islice(iter(lambda: file.read(1 << 20), b""), COUNTED_BYTES >> 20)
-            rows = sum(block.count(b"\n") for block in blocks)
-            total += round(rows * max(1.0, path.stat().st_size / max(1, file.tell())))
-    return total
+    if any(source.split != "train" for source in sources):  # a slice
+        return None
+    counts = [
+        min(_count_lines(file), source.max_samples or math.inf) for file, source in zip(files, sources, strict=True)
+    ]
+    kept = 1 - _held_out_share(plan.dataset, sum(counts))
+    return round(kept * sum(count * source.weight for count, source in zip(counts, sources, strict=True)))
+
+
+def _count_lines(path: Path) -> float:
+    """Lines of a file, estimated from its first ``COUNTED_BYTES``."""
+    with path.open("rb") as file:
+        blocks = islice(iter(lambda: file.read(1 << 20), b""), COUNTED_BYTES >> 20)
+        lines = sum(block.count(b"\n") for block in blocks)
+        return lines * max(1.0, path.stat().st_size / max(1, file.tell()))
+
+
+def _held_out_share(dataset: DatasetPlan, rows: float) -> float:
+    """The part of ``rows`` that ``dataset.eval`` splits off."""
+    if not isinstance(dataset.eval, EvalSplit) or not rows:
+        return 0.0
+    size = dataset.eval.test_size
+    return size if isinstance(size, float) else min(1.0, size / rows)
 
 
 def _cached_trace(facts: ModelFacts) -> Trace:

@@ -110,12 +110,42 @@ def test_pairs_that_are_not_measured_are_counted_by_rows(
     recipe = write_recipe(tmp_path, training={"max_steps": -1, "num_train_epochs": 2})
     done = orpo_here("plan", recipe)
     assert "steps     about 12 of 4 pairs, 2 epochs; " in done.stdout
-    assert "about 24 rows, lengths not measured, max_length 192" in done.stdout
+    assert "about 24 pairs, lengths not measured, max_length 192" in done.stdout
     assert "at most, for the longest pairs that max_length allows: " in done.stdout
     assert "time      at most, for pairs of max_length: " in done.stdout
     (tmp_path / "train.jsonl").rename(tmp_path / "train.json")
     unknown = orpo_here("plan", recipe, "--set", "dataset.train.path=train.json")
     assert "steps     2 epochs, 4 pairs a step; `orpo data` counts the pairs and the steps" in unknown.stdout
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "dataset.train.max_samples=10",
+        "dataset.train.weight=0.5",
+        "dataset.train.weight=3",
+        "dataset.eval={test_size: 0.5}",
+        "dataset.eval={test_size: 16}",
+    ],
+)
+def test_pairs_counted_by_rows_are_those_that_the_data_has(
+    setting: str, tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orpo_cli.workflows.estimate.MAX_DATA_BYTES", 100)
+    options = ("--set", "training.max_steps=-1", "--set", setting)
+    recipe = write_recipe(tmp_path)
+    data = json.loads(orpo_here("data", recipe, *options, "--json").stdout)
+    plan = orpo_here("plan", recipe, *options).stdout
+    assert f"about {data['report']['train_pairs']} pairs, lengths not measured" in plan
+    assert f"steps     about {data['steps']['steps']} of 4 pairs" in plan
+
+
+def test_pairs_of_a_slice_are_not_counted_by_rows(
+    tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orpo_cli.workflows.estimate.MAX_DATA_BYTES", 100)
+    options = ("--set", "training.max_steps=-1", "--set", "dataset.train.split='train[:8]'")
+    assert "`orpo data` counts the pairs and the steps" in orpo_here("plan", write_recipe(tmp_path), *options).stdout
 
 
 def test_a_step_that_does_not_fit_has_settings_that_save_memory(

@@ -14,12 +14,11 @@ from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.model.chat_template_errors import ChatTemplateError, completion_suffix
 from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.model.model_source import ModelSource
-from orpo_cli.recipe.schema import ModelSection
+from orpo_cli.recipe.schema import TEMPLATE_SUFFIXES, ModelSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TEMPLATE_SUFFIXES = (".jinja", ".jinja2", ".j2")
 MAX_REASON_CHARS = 1000  # a template chooses the text of its errors
 MIN_TOKENS = 16  # without a file of the vocabulary, transformers makes a tokenizer of the special tokens only
 SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")

@@ -27,7 +27,7 @@ from orpo_cli.planning.plan import (
 )
 from orpo_cli.planning.training_args import TrainingArguments
 from orpo_cli.recipe.load import LoadedRecipe
-from orpo_cli.recipe.schema import ModelSection, Source
+from orpo_cli.recipe.schema import TEMPLATE_SUFFIXES, ModelSection, Source
 
 LAYERS_REPEATED = "lora.layer_replication lets layers share one attention"  # why steps are not packed
 MAX_TOKENS = {"cpu": 2048, "cuda": 8192, "mps": 8192}  # of a micro-batch, where there is no memory estimate
@@ -123,7 +123,7 @@ def model_with_absolute_paths(loaded: LoadedRecipe) -> ModelSection:
     changes = {}
     if local := loaded.local_path("model.model_name_or_path", section.model_name_or_path):
         changes["model_name_or_path"] = str(local)
-    if section.chat_template.endswith(".jinja"):
+    if section.chat_template.lower().endswith(TEMPLATE_SUFFIXES):
         if local := loaded.local_path("model.chat_template", section.chat_template):
             changes["chat_template"] = str(local)
         elif "{%" not in section.chat_template and "{{" not in section.chat_template:
@@ -131,7 +131,9 @@ def model_with_absolute_paths(loaded: LoadedRecipe) -> ModelSection:
             raise UsageError(
                 f"model.chat_template: {path} does not exist.",
                 remedy=near_path_remedy(
-                    path, "Give the path of a .jinja file.", lambda found: found.suffix == ".jinja"
+                    path,
+                    "Give the path of a .jinja file.",
+                    lambda found: found.suffix.lower() in TEMPLATE_SUFFIXES,
                 ),
             )
     return section.model_copy(update=changes)

@@ -94,12 +94,14 @@ def test_a_missing_recipe_model_template_or_configuration_names_its_neighbour(
         (tmp_path / name).write_text(RECIPE)
     (tmp_path / "child.yaml").write_text("extends: recpe.yaml\n")
     sets = ("--set", "model.model_name_or_path=./modl"), ("--set", f"model.chat_template={tmp_path}/templte.jinja")
+    other_suffix = ("--set", f"model.chat_template={tmp_path}/template.j2")
     for arguments, near in (
         (("validate", "recip.yaml"), "recipe.yaml"),
         (("validate", "child.yaml"), "recipe.yaml"),
         (("validate", "quickstrat"), "`quickstart`"),
         (("plan", "recipe.yaml", *sets[0]), "model"),
         (("plan", "recipe.yaml", *sets[1]), f"{tmp_path}/template.jinja"),
+        (("plan", "recipe.yaml", *other_suffix), f"{tmp_path}/template.jinja"),
         (("convert", "recip.yaml"), "recipe.yaml"),
         (("generate", "./modl", "--prompt", "x"), "model"),
     ):

@@ -7,7 +7,7 @@ The heaviest import is pydantic, so that ``orpo validate`` starts fast.
 from orpo_cli.recipe.schema.dataset import DatasetSection, EvalSplit, PairRules, Source, Sources
 from orpo_cli.recipe.schema.launch import FsdpConfig, LaunchSection
 from orpo_cli.recipe.schema.lora import LoraSection
-from orpo_cli.recipe.schema.model import Dtype, ModelSection, QuantizationSection
+from orpo_cli.recipe.schema.model import TEMPLATE_SUFFIXES, Dtype, ModelSection, QuantizationSection
 from orpo_cli.recipe.schema.recipe import (
     EngineSection,
     ExportFormat,
@@ -20,6 +20,7 @@ from orpo_cli.recipe.schema.recipe import (
 from orpo_cli.recipe.schema.training import TrainingSection
 
 __all__ = [
+    "TEMPLATE_SUFFIXES",
     "DatasetSection",
     "Dtype",
     "EngineSection",

@@ -7,6 +7,7 @@ from pydantic import Field
 from orpo_cli.recipe.schema.section import Section
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+TEMPLATE_SUFFIXES = (".jinja", ".jinja2", ".j2")  # of a file of a chat template, in any case
 
 
 class RopeScaling(Section):
@@ -81,7 +82,7 @@ class ModelSection(Section):
         "tokenizer",
         min_length=1,
         description="`tokenizer` for the template of the tokenizer, a built-in name (chatml, zephyr, llama3, mistral, gemma), "
-        "the path of a .jinja file, or a Jinja template.",
+        "the path of a .jinja, .jinja2 or .j2 file, or a Jinja template.",
     )
     add_special_tokens: list[str] = Field(
         [],

@@ -9,6 +9,7 @@ from typing import Any
 
 from orpo_cli.control_characters import one_line
 from orpo_cli.recipe.load import LoadedRecipe
+from orpo_cli.recipe.schema import TEMPLATE_SUFFIXES
 from orpo_cli.recipe.source.nodes import (
     COMMAND_LINE,
     MappingNode,
@@ -108,7 +109,9 @@ class _Lines:
         if isinstance(node, SequenceNode):
             return [self.printable(inner, (*path, index)) for index, inner in enumerate(node.nodes)]
         name, value = format_path(path), node.value
-        names_file = _PATH_KEYS.fullmatch(name) or (name == _TEMPLATE_KEY and str(value).endswith(".jinja"))
+        names_file = _PATH_KEYS.fullmatch(name) or (
+            name == _TEMPLATE_KEY and str(value).lower().endswith(TEMPLATE_SUFFIXES)
+        )
         if isinstance(value, str) and names_file:
             return str(self.loaded.local_path(name, value) or value)
         return value

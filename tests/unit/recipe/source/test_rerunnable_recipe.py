@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from orpo_cli.planning.resolve import model_with_absolute_paths
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
 from orpo_cli.recipe.source.rerunnable_recipe import overridden_values, rerunnable_recipe
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipes
@@ -99,6 +100,17 @@ def test_a_secret_is_written_as_a_reference(loaded: LoadedRecipe) -> None:
     assert (
         "    - path: https://example.org/us/pairs.jsonl # base.yaml:7, https://example.org/${ORG}/pairs.jsonl\n" in text
     )
+
+
+@pytest.mark.parametrize("name", ["chat.jinja2", "chat.j2", "chat.JINJA"])
+def test_a_template_file_of_each_extension_has_an_absolute_path(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{{ messages }}")
+    (tmp_path / "r.yaml").write_text(
+        f"model: {{model_name_or_path: a/b, chat_template: {name}}}\ndataset: {{train: {{path: x.jsonl}}}}\n"
+    )
+    loaded = load_recipe(str(tmp_path / "r.yaml"))
+    assert model_with_absolute_paths(loaded).chat_template == str(tmp_path / name)
+    assert f"  chat_template: {tmp_path / name} #" in rerunnable_recipe(loaded)
 
 
 def test_a_recipe_has_its_overrides_absolute_paths_and_no_output_dir(

@@ -12,7 +12,7 @@ from typing import Any
 
 from orpo_cli.data.formats.conversations import INSTRUCTIONS, parse_turns
 from orpo_cli.data.formats.detect import describe_columns, detect_format, find_column, rename_columns
-from orpo_cli.data.formats.format import read_system, with_system
+from orpo_cli.data.formats.format import read_system, read_tools, with_system
 from orpo_cli.data.json_text import parse_cells
 from orpo_cli.data.media import check_text_only
 from orpo_cli.data.messages import read_messages, read_text
@@ -155,13 +155,15 @@ def _read_prompt_rows(
             messages = _messages(row)
             if len(messages) > 1 and messages[-1].role == "assistant":
                 messages, left_out = messages[:-1], left_out + 1
-            prompts.append(replace(_prompt(messages, builder, source.system), id=_id(row)))
+            prompts.append(replace(_prompt(messages, builder, source.system, read_tools(row)), id=_id(row)))
         except RowRejected as error:
             raise DataError(f"{name}: {error.detail}.", remedy=error.remedy or REMEDY) from error
         except UsageError as error:
             raise type(error)(f"{name}: {error.message}", remedy=error.remedy) from error
     if left_out:
         note(f"{path}: {left_out:,} conversations end with an answer, which is left out of the prompt")
+    if without_tools := sum(prompt.leaves_tools_out for prompt in prompts):
+        note(f"{path}: rows with tools that are not in the text of the prompt: {without_tools:,}")
     return prompts
 
 
@@ -170,18 +172,23 @@ def _rows(path: Path, source: PromptSource) -> Iterator[tuple[str, Any]]:
         yield f"{path}:{number}", parse_cells(rename_columns(row, source.columns))
 
 
-def _prompt(messages: tuple[Message, ...], builder: PromptBuilder, system: str | None) -> Prompt:
+def _prompt(
+    messages: tuple[Message, ...],
+    builder: PromptBuilder,
+    system: str | None,
+    tools: tuple[dict[str, Any], ...] | None,
+) -> Prompt:
     own = messages[0].content if messages[0].role == "system" else None
     if not builder.plain:
         if system and own is None:
             messages = (Message("system", system), *messages)
-        return builder.from_messages(messages)
+        return builder.from_messages(messages, tools)
     turns = messages if own is None else messages[1:]
     if len(turns) != 1:
         raise UsageError(
             f"a conversation of {len(turns)} messages needs the chat template.", remedy="Give one text per prompt."
         )
-    return builder.from_text(turns[0].content, own or system)
+    return replace(builder.from_text(turns[0].content, own or system), leaves_tools_out=bool(tools))
 
 
 def _messages(row: Any) -> tuple[Message, ...]:

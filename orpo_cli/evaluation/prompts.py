@@ -21,6 +21,7 @@ class Prompt:
     input_ids: list[int]
     messages: list[dict[str, str]] | None = None
     id: Any = None  # of the row in the prompt file, to find its answer
+    leaves_tools_out: bool = False  # the row has tools that are not in the text
 
     def record(self) -> dict[str, Any]:
         """The prompt in a row of an answer file."""
@@ -45,10 +46,10 @@ class PromptBuilder:
             return self.from_messages([*([Message("system", system)] if system else []), Message("user", text)])
         full = text_with_system(text, system or "")
         _check_is_text(full)
-        return Prompt(text, self._encode(Pair(full, "a", "b")))
+        return Prompt(text, self._encode(Pair(full, "a", "b"))[0])
 
-    def from_messages(self, messages: Sequence[Message]) -> Prompt:
-        """Prompt for the next assistant message.
+    def from_messages(self, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] | None = None) -> Prompt:
+        """Prompt for the next assistant message, which may call ``tools``.
 
         Raises UsageError where the last message is not of the user or a tool, or the template cannot render ``messages``.
         """
@@ -60,17 +61,19 @@ class PromptBuilder:
         for message in messages:
             _check_is_text(message.content)
         placeholders = tuple((Message("assistant", text),) for text in "ab")  # a pair needs two completions
-        pair = Pair(tuple(messages), placeholders[0], placeholders[1])
-        return Prompt(messages[-1].content, self._encode(pair), [message.as_dict() for message in messages])
+        ids, notes = self._encode(Pair(tuple(messages), placeholders[0], placeholders[1], tools=tools))
+        conversation = [message.as_dict() for message in messages]
+        return Prompt(messages[-1].content, ids, conversation, leaves_tools_out="tools_not_rendered" in notes)
 
-    def _encode(self, pair: Pair) -> list[int]:
-        try:
-            return self._encoder.encode(pair).prompt
-        except RowRejected as error:
+    def _encode(self, pair: Pair) -> tuple[list[int], tuple[str, ...]]:
+        """Token ids of the prompt, and the names of the notes on its text."""
+        (texts,) = self._encoder.render([pair])
+        if isinstance(texts, RowRejected):
             raise UsageError(
-                f"the chat template cannot render this conversation ({error.reason}): {error.detail}",
+                f"the chat template cannot render this conversation ({texts.reason}): {texts.detail}",
                 remedy="Some templates support no system message: remove --system.",
-            ) from error
+            ) from texts
+        return self._encoder.tokenize([texts])[0].prompt, texts.notes
 
 
 def _check_is_text(text: str) -> None:

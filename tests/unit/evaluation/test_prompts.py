@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -208,6 +210,25 @@ def test_a_prompt_file_may_have_the_columns_of_the_run(target: EvalTarget, tmp_p
     pair = write_rows(tmp_path / "pair.jsonl", {"提问": "Why?", "历史": [], "好": "A.", "差": "B."})
     assert prompt_file_kind(pair, columns=columns_of_run(pair, plan)) is PromptFileKind.PAIRS
     assert columns_of_run(write_rows(tmp_path / "x.jsonl", {"prompt": "Why?"}), plan) == {}
+
+
+def test_tools_of_a_row_are_in_its_prompt_as_in_training(target: EvalTarget, tmp_path: Path) -> None:
+    shows_tools = "{% for tool in tools or [] %}<{{ tool.function.name }}>{% endfor %}" + target.tokenizer.chat_template
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+    rows = write_rows(tmp_path / "ask.jsonl", {"prompt": "Rain?", "tools": [tool]}, {"prompt": "Rain?"})
+    notes: list[str] = []
+    for template, texts in ((shows_tools, ["<weather>", ""]), (target.tokenizer.chat_template, ["", ""])):
+        tokenizer = copy.deepcopy(target.tokenizer)
+        tokenizer.chat_template = template
+        prompts = collected(replace(target, tokenizer=tokenizer), file=rows, notes=notes)
+        assert [tokenizer.decode(prompt.input_ids).partition("<|")[0] for prompt in prompts] == texts
+    collected(target, file=rows, plain=True, notes=notes)
+    assert notes == [f"{rows}: rows with tools that are not in the text of the prompt: 1"] * 2
+
+
+def test_a_row_with_invalid_tools_is_an_error(target: EvalTarget, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"ask.jsonl:1: tools is not a list of objects"):
+        collected(target, file=write_rows(tmp_path / "ask.jsonl", {"prompt": "Rain?", "tools": [3]}))
 
 
 def test_plain_rows_are_texts(target: EvalTarget, tmp_path: Path) -> None:

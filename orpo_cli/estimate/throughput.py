@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from orpo_cli.estimate.memory import EstimateInputs, uses_checkpointing
 from orpo_cli.machine import Machine, usable_cpus
 from orpo_cli.planning.plan import Plan
 
-# Dense bfloat16 (T4 and V100: float16) matrix products by the makers' data sheets, in TFLOP/s; the first matching name counts.
+# Dense bfloat16 (T4 and V100: float16) matrix products by the makers' data sheets, in TFLOP/s; the first name that is in the
+# name of the device counts, but not as the start of a longer number (A40 in RTX A4000), nor that of a laptop GPU, which is slower.
 TFLOPS = (
     ("B200", 2250), ("H200", 989), ("H100 PCIe", 756), ("H100", 989), ("GH200", 989), ("A100", 312), ("L40S", 362),
-    ("L40", 181), ("L4", 121), ("A40", 150), ("A10", 125), ("A6000", 155), ("4090", 165), ("3090", 71), ("V100", 125), ("T4", 65),
+    ("L40", 181), ("L4", 121), ("A40", 150), ("A10G", 70), ("A10", 125), ("A6000", 155), ("4090", 165), ("3090", 71), ("V100", 125), ("T4", 65),
 )  # fmt: skip
 # Measured fraction in training: 0.46 with micro-batches of 5,300 tokens and 0.24 with 2,000 (H200, Llama 3.1 8B, LoRA).
 GPU_UTILIZATION = 0.4
@@ -87,7 +89,8 @@ def _speed(plan: Plan, machine: Machine) -> tuple[float | None, str]:
             CPU_UTILIZATION * measured,
             f"{CPU_UTILIZATION:.0%} of this processor's matrix products, measured just now",
         )
-    found = next((tflops for name, tflops in TFLOPS if name in machine.device_name), None)
+    names = ((rf"{name}(?!\d| Laptop)", tflops) for name, tflops in TFLOPS)
+    found = next((tflops for name, tflops in names if re.search(name, machine.device_name)), None)
     if found is None:
         return None, f"the speed of {machine.device_name} is not known here"
     return GPU_UTILIZATION * found * 1e12, f"{GPU_UTILIZATION:.0%} of {found} TFLOP/s that {machine.device_name} has"

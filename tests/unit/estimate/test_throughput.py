@@ -51,3 +51,30 @@ def test_the_speed_counts_the_threads_of_the_training(monkeypatch: pytest.Monkey
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         found.append(throughput.measure_matmul_flops())
     assert found == [2e9, 6e9, 8e9]
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A40", 150),
+        ("NVIDIA A10", 125),
+        ("NVIDIA A10G", 70),
+        ("Tesla T4", 65),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA GB200", 2250),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA RTX A6000", 155),
+        ("NVIDIA RTX A4000", None),
+        ("NVIDIA RTX A400", None),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA T400 4GB", None),
+        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+    ],
+)
+def test_the_speed_of_a_gpu_is_of_its_own_name(name: str, tflops: int | None) -> None:
+    plan, machine = SimpleNamespace(device="cuda"), SimpleNamespace(device_name=name)
+    speed, how = throughput._speed(plan, machine)  # type: ignore[arg-type]
+    assert speed == (None if tflops is None else throughput.GPU_UTILIZATION * tflops * 1e12)
+    assert name in how

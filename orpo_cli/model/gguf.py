@@ -48,12 +48,7 @@ def _convert(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    needed = 8 * path.stat().st_size  # float32 from 4-bit
-    if shutil.disk_usage(folder).free < needed:
-        raise MachineError(
-            f"{folder.parent}: converting {path.name} needs {needed / 1e9:.1f} GB of disk.",
-            remedy="Free some space or point ORPO_CACHE elsewhere.",
-        )
+    _check_disk_space(path, folder)
     with explain_load_errors(str(path), "content"), gguf_bar_of_transformers():
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
@@ -61,6 +56,22 @@ def _convert(path: Path, folder: Path) -> None:
     del model.config.quantization_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _check_disk_space(path: Path, folder: Path) -> None:
+    """Raise MachineError where the disk of ``folder`` has no space for the weights of ``path`` in float32."""
+    free = shutil.disk_usage(folder).free
+    if free >= 8 * path.stat().st_size:  # of 4-bit weights; counting them reads the vocabulary, which takes seconds
+        return
+    from gguf import GGUFReader
+
+    with explain_load_errors(str(path), "content"):
+        needed = 4 * sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
+    if free < needed:
+        raise MachineError(
+            f"{folder.parent}: converting {path.name} needs {needed / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB are free.",
+            remedy="Free some space or point ORPO_CACHE elsewhere.",
+        )
 
 
 @contextmanager

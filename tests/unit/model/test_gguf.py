@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,6 +56,19 @@ def test_a_damaged_conversion_is_made_again(gguf_file: Path, tmp_path: Path, mon
         assert convert_gguf_cached(gguf_file, notes.append) == folder
         assert f"{folder} is damaged" in notes.pop()
         assert torch.equal(logits(folder), expected)
+
+
+def test_a_conversion_needs_the_disk_space_of_its_weights_in_float32(
+    gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "cache"))
+    size = gguf_file.stat().st_size  # in float16
+    monkeypatch.setattr("orpo_cli.model.gguf.shutil.disk_usage", lambda _: SimpleNamespace(free=size))
+    with pytest.raises(MachineError, match=r"mine-f16\.gguf needs 0\.00 GB of disk, 0\.00 GB are free"):
+        convert_gguf_cached(gguf_file)
+    monkeypatch.setattr("orpo_cli.model.gguf.shutil.disk_usage", lambda _: SimpleNamespace(free=2 * size))
+    folder = convert_gguf_cached(gguf_file)
+    assert (folder / "model.safetensors").stat().st_size < 2 * size
 
 
 def test_a_call_of_the_python_interface_shows_no_bar(

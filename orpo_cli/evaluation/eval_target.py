@@ -126,16 +126,21 @@ def find_run(name: str) -> RunDir | None:
 def _open_run(name: str, rundir: RunDir, chat_template: str | None, note: Callable[[str], None]) -> EvalTarget:
     from orpo_cli.model.trained_model import load_trained_model
 
-    if chat_template is not None:
-        raise UsageError(
-            f"--chat-template does nothing for the run {name}: it keeps the template it was trained with.",
-            remedy="Leave --chat-template out.",
-        )
+    refuse_chat_template(name, chat_template)
     plan = rundir.read_plan()
     import_libraries("transformers.modeling_utils", "peft")
     note(f"loading {rundir.result()} on {plan.device}")
     model, tokenizer = load_trained_model(rundir)
     return EvalTarget(name, model, tokenizer, rundir, plan)
+
+
+def refuse_chat_template(run: str, chat_template: str | None) -> None:
+    """Raise UsageError for another chat template than that of the run."""
+    if chat_template is not None:
+        raise UsageError(
+            f"--chat-template does nothing for the run {run}: it keeps the template it was trained with.",
+            remedy="Leave --chat-template out.",
+        )
 
 
 def _open_model(name: str, chat_template: str, note: Callable[[str], None]) -> EvalTarget:

@@ -19,31 +19,36 @@ from orpo_cli.evaluation.eval_target import Variant
 from orpo_cli.evaluation.generation import Completion, SamplingParams
 from orpo_cli.evaluation.prompts import Prompt, PromptBuilder
 from orpo_cli.evaluation.seeded_sampling import prompt_seed
+from orpo_cli.model.model_source import ModelSource
+from orpo_cli.model.weight_files import BaseDigests
+from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 class VllmBackend(FixedBatches):
-    """Generation with vLLM. ``model`` is the base of ``adapter``, or a model of its own."""
+    """Generation with vLLM. ``source`` is the base of ``adapter``, or a model of its own."""
 
     prompts_per_batch = 512
 
     def __init__(
-        self, model: str, adapter: Path | None, tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig
+        self, source: ModelSource[ModelSection], adapter: Path | None, tokenizer: PreTrainedTokenizerBase
     ) -> None:
         check_vllm_installed()
-        self.model = model
+        self.source = source
         self.adapter = adapter
         self.tokenizer = tokenizer
-        configured = generation_config.eos_token_id
+        configured = source.generation_config().eos_token_id
         stops = {*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id}
         self.stops = sorted((stops | PromptBuilder(tokenizer, plain=False).end_token_ids) - {None})
 
     def settings(self) -> dict[str, Any]:
-        """Model, adapter and end tokens."""
+        """Weights, adapter and end tokens."""
+        with BaseDigests(self.source) as digests:
+            weights = digests.result()
         adapter = None if self.adapter is None else file_xxh3(self.adapter / "adapter_model.safetensors")
-        return {"backend": "vllm", "weights": [self.model, adapter], "stop_token_ids": self.stops}
+        return {"backend": "vllm", "weights": [weights, adapter], "stop_token_ids": self.stops}
 
     def environment(self) -> dict[str, Any]:
         """Version."""
@@ -59,9 +64,12 @@ class VllmBackend(FixedBatches):
 
         if not hasattr(self, "_engine"):
             lora = {} if self.adapter is None else {"enable_lora": True, "max_lora_rank": _rank(self.adapter)}
+            section, is_on_hub = self.source.section, self.source.location.kind == "hub"
             longest = max(len(prompt.input_ids) for prompt in prompts)
             self._engine = vllm.LLM(
-                model=self.model,
+                model=self.source.pretrained_name,
+                revision=section.model_revision if is_on_hub else None,
+                trust_remote_code=section.trust_remote_code,
                 seed=0,
                 max_model_len=longest + sampling.max_new_tokens,
                 generation_config="vllm",

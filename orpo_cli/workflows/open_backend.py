@@ -45,7 +45,7 @@ def _open_llama_cpp(model: str, chat_template: str | None) -> tuple[EvalTarget, 
 
 
 def _open_vllm(model: str, chat_template: str | None, console: Console) -> tuple[EvalTarget, AnswerBackend]:
-    from orpo_cli.evaluation.eval_target import check_is_model, find_run
+    from orpo_cli.evaluation.eval_target import check_is_model, find_run, refuse_chat_template
     from orpo_cli.evaluation.vllm_backend import VllmBackend, check_vllm_installed
     from orpo_cli.model.model_source import ModelSource
     from orpo_cli.model.tokenizer import load_saved_tokenizer, load_tokenizer
@@ -58,15 +58,14 @@ def _open_vllm(model: str, chat_template: str | None, console: Console) -> tuple
         section = ModelSection(model_name_or_path=model, chat_template=chat_template or "tokenizer")
         source = ModelSource(section)
         tokenizer = load_tokenizer(source, console.note)
-        return _without_weights(model, tokenizer), VllmBackend(model, None, tokenizer, source.generation_config())
+        return _without_weights(model, tokenizer), VllmBackend(source, None, tokenizer)
+    refuse_chat_template(model, chat_template)
     plan, result = run.read_plan(), run.result()
     tokenizer = load_saved_tokenizer(result, trust_remote_code=plan.model.trust_remote_code)
     target = _without_weights(model, tokenizer, run)
     if result == run.model:
-        source = ModelSource(plan.model.stored_in(str(result)))
-        return target, VllmBackend(str(result), None, tokenizer, source.generation_config())
-    source = ModelSource(plan.model)
-    return target, VllmBackend(source.pretrained_name, result, tokenizer, source.generation_config())
+        return target, VllmBackend(ModelSource(plan.model.stored_in(str(result))), None, tokenizer)
+    return target, VllmBackend(ModelSource(plan.model), result, tokenizer)
 
 
 def refuse_vllm_base(backend: BackendName, compare: bool, run: RunDir | None) -> None:

@@ -15,7 +15,7 @@ SECRET = "hf_plantedInTheEnvironment0123"
 SECONDS, MEMORY_BYTES = 120, 3 << 30
 RECIPES = list(hostile_recipes())
 QUICK = {
-    "extends-6", "extends-7", "output_dir-3", "name-0", "model-1", "template-0", "dataset-4", "dataset-11", "number-1",
+    "extends-4", "extends-6", "extends-7", "output_dir-3", "name-0", "model-1", "template-0", "dataset-4", "dataset-11", "number-1",
     "billion laughs", "deep flow", "python object",
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 
 from orpo_cli.errors import Problem, RecipeError, UsageError
 from orpo_cli.recipe.source.env_vars import expand_env_vars, secret_variables
@@ -27,7 +28,7 @@ def resolve_extends(file: RecipeFile) -> tuple[MappingNode, tuple[RecipeFile, ..
     while (named := _extends_node(trees[-1])) is not None:
         parent = _read_parent(named, files)
         files.append(parent)
-        trees.append(read_yaml(parent.text, parent.display_name))
+        trees.append(_tree_of_parent(parent))
     tree = trees.pop()
     while trees:
         tree = merge_trees(tree, trees.pop())
@@ -91,6 +92,14 @@ def _read_parent(named: ScalarNode, files: list[RecipeFile]) -> RecipeFile:
     if len(files) == MAX_FILES:
         raise _error("extends-too-deep", f"more than {MAX_FILES} recipes extend each other.", named)
     return parent
+
+
+def _tree_of_parent(parent: RecipeFile) -> MappingNode:
+    """The tree of a parent. If it is no YAML, its text is not shown as a remedy: a stranger's recipe may extend a private file."""
+    try:
+        return read_yaml(parent.text, parent.display_name)
+    except RecipeError as error:
+        raise RecipeError([replace(problem, remedy=None) for problem in error.problems]) from None
 
 
 def _error(code: str, message: str, node: Node, remedy: str | None = None) -> RecipeError:

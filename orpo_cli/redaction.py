@@ -18,7 +18,7 @@ _NAMED = re.compile(
     r"(?i)((?:hub_token|access_token|auth_token|api_key|password|secret)[\"']?\s*[:=]\s*)(?!null\b)[^\s,}#]+"
 )
 _AUTHORIZATION = re.compile(r"(?i)(authorization\W{1,6}(?:basic|bearer)\s+)[A-Za-z0-9+/=._~-]+")
-_IN_URL = re.compile(r"(://)[^/\s:@?#]*(?::[^/\s@]*)?@")
+_IN_URL = re.compile(r"(://)[^/\s:@?#]*(?::[^/\s]*)?@")  # a password may contain @
 _SIGNED_URL = re.compile(r"(https?://[^\s?'\"]+\?)[^\s'\"<>]+")
 
 

@@ -15,6 +15,7 @@ from orpo_cli.redaction import REDACTED, redact, redact_record
         "hub_token: abc123 # mine",
         '"api_key": "abc123"',
         "path: https://me:abc123@example.org/pairs.jsonl",
+        "path: https://me:abc@123abc@example.org/pairs.jsonl",
         "path: https://example.org/pairs.jsonl?X-Amz-Signature=abc123&Expires=1",
         "sk-abc123def456",
     ],

@@ -20,13 +20,13 @@ NO_SPACE_REMEDY = "Choose another place, or free some space."
 
 @contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Yield a new empty folder; when the block ends without an error, it replaces ``target``.
+    """Yield a new empty folder; when the block ends without an error, it replaces ``target``. A link stays a link to it.
 
     If the block raises or is interrupted, the folder is removed and ``target`` is unchanged. Temporary folders of killed
     processes are removed first. Raises UsageError while another process writes the same target, MachineError if the folder
     cannot be created or the disk becomes full in the block.
     """
-    target = target.absolute()
+    target = _folder_of(target)
     lock = _lock(target)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     replaced = target.with_name(f"{partial.name}.replaced")
@@ -44,6 +44,10 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         for leftover in (partial, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
         lock.release()
+
+
+def _folder_of(target: Path) -> Path:
+    return target.resolve() if target.is_symlink() else target.absolute()
 
 
 def _lock_path(target: Path) -> Path:
@@ -93,7 +97,7 @@ def _remove_leftovers(target: Path, lock: FileLock) -> None:
 
 def keep_as_unverified(folder: Path, target: Path) -> Path:
     """Rename ``folder`` to ``TARGET.unverified``, or ``TARGET.unverified-2`` and so on if that exists. Returns the new path."""
-    target = target.absolute()
+    target = _folder_of(target)
     kept = unused_name(target.with_name(f"{target.name}.unverified"))
     folder.rename(kept)
     return kept

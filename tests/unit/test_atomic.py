@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orpo_cli.atomic import atomic_write_text
+from orpo_cli.atomic import atomic_directory, atomic_write_text, keep_as_unverified
 from orpo_cli.errors import MachineError
 
 
@@ -19,6 +19,20 @@ def test_a_link_stays_a_link_to_the_new_text(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "file").read_text() == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_a_link_to_a_folder_stays_a_link_to_the_new_folder(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "old").mkdir(parents=True)
+    (tmp_path / "old").symlink_to(tmp_path / "disk" / "old")
+    (tmp_path / "new").symlink_to(tmp_path / "disk" / "new")  # which does not exist yet
+    for name in ("old", "new"):
+        with atomic_directory(tmp_path / name) as folder:
+            (folder / "file").write_text("text")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "disk" / name / "file").read_text() == "text"
+    kept = keep_as_unverified(tmp_path / "disk" / "new", tmp_path / "old")
+    assert kept == tmp_path / "disk" / "old.unverified"
+    assert not [path for path in tmp_path.rglob("*") if "partial" in path.name and path.is_dir()]
 
 
 def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:

@@ -253,6 +253,11 @@ class _DatasetBuilder:
         if all(weight == 1.0 for weight in weights):
             return train
         used = dedup_and_split.apply_weights(train, train.source_indices(), weights, self.dataset.shuffle_seed)
+        if not len(used):
+            raise DataError(
+                f"dataset.train: the weights leave none of its {len(train):,} pairs.",
+                remedy="Raise dataset.train.weight: 0.5 uses half of the pairs of a source.",
+            )
         counts = np.bincount(used.source_indices(), minlength=len(weights))
         for report, count in zip(self.report.sources, counts, strict=False):  # train's sources come first
             report.used = int(count)

@@ -168,7 +168,7 @@ def pairs_of_rows(
         if not positions:
             missing += dict.fromkeys((row, _without_folder(row)))
     drops = DropsOfRows(names=missing)
-    if not all(map(str.isdigit, missing)) and parts.report.dropped:  # the cache has no drops: the rows are read again
+    if not all(map(str.isdecimal, missing)) and parts.report.dropped:  # the cache has no drops: the rows are read again
         prepare_tables(plan.dataset, tokenizer, dropped=drops, **prepare_options(plan, lambda _: None))
     tables = {"train": parts.train, "eval": parts.eval}
     shown = {part: table.select(found[part]) for part, table in tables.items() if part in found and table is not None}
@@ -192,7 +192,7 @@ def _positions_of_row(parts: PairTables, row: str) -> dict[str, list[int]]:
             continue
         found: dict[int, int] = {}  # number of a pair → its first position: a source weight repeats pairs
         for position, (number, name) in enumerate(zip(table.pair_numbers.tolist(), table.row_names(), strict=True)):
-            if number == int(row) if row.isdigit() else row in names_of_pair(name):
+            if number == int(row) if row.isdecimal() else row in names_of_pair(name):
                 found.setdefault(number, position)
         if found:
             return {part: list(found.values())}

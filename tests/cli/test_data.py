@@ -88,6 +88,7 @@ def test_a_pair_is_found_by_number_and_by_row_name(tmp_path: Path, orpo_here: Or
     assert "⟦<|im_end|>⟧" in by_name.stdout
     both = orpo_here("data", recipe, "--row", "train.jsonl:4", "--row", "1")
     assert re.findall(r"^pair .*$", both.stdout, re.MULTILINE) == ["pair 3, train.jsonl:4", "pair 1, train.jsonl:2"]
+    assert orpo_here("data", recipe, "--row", "²").returncode == 2
     missing = orpo_here("data", recipe, "--row", "train.jsonl:99")
     assert missing.returncode == 2
     assert "train.jsonl:1" in missing.stderr

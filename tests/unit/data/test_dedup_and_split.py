@@ -115,6 +115,13 @@ def test_a_weight_repeats_pairs(tmp_path: Path) -> None:
     assert names(run({"train": [half, twice, once], "shuffle_seed": 3}).train) != names(prepared.train)
 
 
+def test_weights_that_leave_no_pair_are_an_error(tmp_path: Path) -> None:
+    few = {**write_source(tmp_path / "a.jsonl", pairs(4)), "weight": 0.01}
+    with pytest.raises(DataError, match="the weights leave none of its 4 pairs") as caught:
+        run({"train": few})
+    assert "dataset.train.weight" in str(caught.value.remedy)
+
+
 def test_the_split_comes_before_the_weights(tmp_path: Path) -> None:
     train = {**write_source(tmp_path / "a.jsonl", [ask(f"q{n}") for n in range(20)]), "weight": 3}
     prepared = run({"train": train, "eval": {"test_size": 5}})

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.errors import UsageError
+from orpo_cli.errors import DataError, UsageError
+from orpo_cli.redaction import redact
 from orpo_cli.report.console import Console
 from orpo_cli.report.progress import show_progress
 from orpo_cli.run_records import write_record
@@ -106,6 +107,11 @@ def _prompt_source(request: GenerateRequest, run: RunDir | None, console: Consol
     from orpo_cli.evaluation.prompt_file import PromptFileKind, PromptSource, columns_of_run, prompt_file_kind
     from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
+    if "://" in (request.prompts_from or ""):
+        raise DataError(
+            f"--prompts {redact(str(request.prompts_from))}: an address, not a file.",
+            remedy="Download the file, and give its path.",
+        )
     file = None if request.prompts_from is None else Path(request.prompts_from).expanduser()
     columns = {} if file is None or run is None else columns_of_run(file, run.read_plan())
     kind = None if file is None else prompt_file_kind(file, columns=columns)

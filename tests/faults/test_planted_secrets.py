@@ -211,9 +211,9 @@ CODES = {
 }  # fmt: skip
 QUICK = (
     "plan", "a secret in an address", "a variable in an address", "a secret as a name", "train", "a failing train", "eval",
-    "a failing eval",
+    "a failing eval", "a failing generate",
 )  # fmt: skip
-SLOW = ("plan --json", "data", "generate", "a failing generate", "merge", "export", "a failing push", "push")
+SLOW = ("plan --json", "data", "generate", "merge", "export", "a failing push", "push")
 NAMES = (*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 
 

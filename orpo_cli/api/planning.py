@@ -127,8 +127,7 @@ def plan(
         saved = save_objects(train_dataset, eval_dataset, model, tokenizer)
         loaded = resolve_recipe(recipe, overrides, strict=strict, saved=saved)
         with naming_datasets(saved):
-            gpu_bytes = None if gpu_memory is None else round(gpu_memory * 1e9)
-            result = build_plan(loaded, console, to_train=False, strict=strict, gpu_bytes=gpu_bytes)
+            result = build_plan(loaded, console, to_train=False, strict=strict, gpu_memory=gpu_memory)
         inputs = result.estimate_inputs
         rows = count_rows(result.plan)
         estimate = None if inputs is None else estimate_document(result.plan, inputs, rows, compare=False)

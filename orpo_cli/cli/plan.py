@@ -57,8 +57,7 @@ def command(
     """
     console = Console(quiet=quiet, as_json=as_json)
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
-    gpu_bytes = None if gpu_memory is None else round(gpu_memory * 1e9)
-    result = build_plan(loaded, console, to_train=False, strict=strict, gpu_bytes=gpu_bytes)
+    result = build_plan(loaded, console, to_train=False, strict=strict, gpu_memory=gpu_memory)
     plan, inputs = result.plan, result.estimate_inputs
     every_value = every_value or show_origin
     with show_status(console) as status:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from orpo_cli.machine import Machine
     from orpo_cli.model.model_source import ModelSource
 
+MAX_GPU_GB = 100_000
+
 
 def load_recipe_reporting(
     source: str, overrides: Sequence[str] | None, console: Console, *, strict: bool
@@ -42,17 +44,17 @@ class PlanResult(NamedTuple):
 
 
 def build_plan(
-    loaded: LoadedRecipe, console: Console, *, to_train: bool, strict: bool, gpu_bytes: int | None = None
+    loaded: LoadedRecipe, console: Console, *, to_train: bool, strict: bool, gpu_memory: float | None = None
 ) -> PlanResult:
     """The plan of a loaded recipe on this machine; its warnings go to standard error.
 
     ``to_train``: a model that cannot be read and a requirement that is not met are errors. ``strict``: so is every warning.
-    ``gpu_bytes``: plan for a machine with GPUs of this memory instead.
+    ``gpu_memory``: plan for a machine with GPUs of so many GB instead.
     A terminal shows what the seconds are for.
     """
     with show_status(console) as status:
         refused = () if to_train else _check_data(loaded, console, strict=strict)
-        result = _build_plan(loaded, console, status, to_train=to_train, strict=strict, gpu_bytes=gpu_bytes)
+        result = _build_plan(loaded, console, status, to_train=to_train, strict=strict, gpu_memory=gpu_memory)
         return result._replace(warnings=(*refused, *result.warnings))
 
 
@@ -90,7 +92,7 @@ def _build_plan(
     *,
     to_train: bool,
     strict: bool,
-    gpu_bytes: int | None,
+    gpu_memory: float | None,
 ) -> PlanResult:
     status("loading the libraries")
     from orpo_cli.estimate.fit_to_memory import fit_to_memory
@@ -103,7 +105,7 @@ def _build_plan(
 
     machine = probe(Path(loaded.recipe.output_dir or "."))
     if not to_train:
-        machine = _planned_machine(machine, loaded, gpu_bytes)
+        machine = _planned_machine(machine, loaded, gpu_memory)
     status("reading the configuration of the model")
     source = ModelSource(model_with_absolute_paths(loaded))
     facts = _read_model_facts(source, loaded, console, to_train=to_train)
@@ -174,18 +176,22 @@ def estimate_record(estimate: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _planned_machine(machine: Machine, loaded: LoadedRecipe, gpu_bytes: int | None) -> Machine:
-    """This machine, or assumed GPUs of ``gpu_bytes``, or where the recipe has more processes than this machine has GPUs."""
+def _planned_machine(machine: Machine, loaded: LoadedRecipe, gpu_memory: float | None) -> Machine:
+    """This machine, or assumed GPUs of ``gpu_memory`` GB, or where the recipe has more processes than this machine has GPUs."""
     from orpo_cli.machine import assume_gpus
 
     launch, gpus = loaded.recipe.launch, machine.device_count if machine.device == "cuda" else 0
-    if gpu_bytes is not None:
+    if gpu_memory is not None:
+        if not 1 <= gpu_memory <= MAX_GPU_GB:
+            raise UsageError(
+                f"--gpu-memory {gpu_memory:g}: not the memory of a GPU.", remedy="Give the GB of one GPU, such as 24."
+            )
         if loaded.recipe.training.use_cpu:
             raise UsageError(
                 "--gpu-memory does nothing: the recipe sets training.use_cpu.", remedy="Remove one of both."
             )
         count = 1 if launch.num_processes == "auto" else max(1, launch.num_processes // launch.num_machines)
-        return assume_gpus(machine, count, gpu_bytes)
+        return assume_gpus(machine, count, round(gpu_memory * 1e9))
     if launch.num_processes == "auto" or launch.num_processes == 1 or loaded.recipe.training.use_cpu:
         return machine
     count = max(1, launch.num_processes // launch.num_machines)

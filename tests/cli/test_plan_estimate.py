@@ -60,6 +60,9 @@ def test_a_plan_for_a_gpu_that_this_machine_does_not_have(tmp_path: Path, orpo_h
     assert "# 2 processes, each on its own 40 GB GPU (assumed):" in several
     refused = orpo_here("plan", recipe, "--gpu-memory", "24", "--set", "training.use_cpu=true")
     assert (refused.returncode, "--gpu-memory does nothing" in refused.stderr) == (2, True)
+    for value, message in (("inf", "not the memory of a GPU"), ("nan", "greater than or equal to 1")):
+        wrong = orpo_here("plan", recipe, "--gpu-memory", value)
+        assert (wrong.returncode, message in wrong.stderr) == (2, True)
 
 
 def test_a_plan_without_the_configuration_of_the_model_says_what_it_needs(

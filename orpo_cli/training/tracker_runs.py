@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,6 +174,6 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Config:
 
 
 def _shown(path: Path) -> str:
-    """The path from the current directory where it is below it."""
+    """The path in a command, from the current directory where it is below it."""
     here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))

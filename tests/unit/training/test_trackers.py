@@ -267,7 +267,7 @@ def test_tensorboard_has_every_metric_and_continues_the_curves_of_a_resumed_run(
     data: tuple[Path, Dataset, Dataset | None], tmp_path: Path
 ) -> None:
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    plan, text = planned(data, tmp_path / "run", report_to="tensorboard", save_strategy="steps", save_steps=1)
+    plan, text = planned(data, tmp_path / "a run", report_to="tensorboard", save_strategy="steps", save_steps=1)
     observer = Observer()
     inputs = TrainingInputs(tiny_llama(), tiny_tokenizer(), data[1], data[2])
     with create_run(plan, text) as rundir:
@@ -285,7 +285,7 @@ def test_tensorboard_has_every_metric_and_continues_the_curves_of_a_resumed_run(
         train(plan, rundir, inputs, observer, rundir.checkpoints / "checkpoint-1")
         events = accumulators.EventAccumulator(str(rundir.tensorboard)).Reload()
         assert [event.step for event in events.Scalars("train/loss")] == [1, 2]
-    assert any("tensorboard --logdir" in note for note in observer.notes)
+    assert any(f"tensorboard --logdir {str(rundir.tensorboard)!r}" in note for note in observer.notes)
     assert observer.problems == []
 
 

@@ -121,6 +121,7 @@ def _available_parts(rundir: RunDir, trained: RunPart) -> tuple[RunPart, ...]:
         _check_part(rundir, "merged", trained)
         parts.append("merged")
     if any(part_folder(rundir, "gguf").glob("*.gguf")):
+        _check_part(rundir, "gguf", trained)
         parts.append("gguf")
     return tuple(parts)
 

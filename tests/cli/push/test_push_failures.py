@@ -306,7 +306,8 @@ def test_gguf_files_of_an_earlier_adapter_are_not_pushed(hub, run):
     assert orpo(hub, "push-to-hub", run.root, REPO, "--what", "gguf", "--dry-run").returncode == 0
     config = run.adapter / "adapter_config.json"
     config.write_text(config.read_text() + "\n")
-    done = orpo(hub, "push-to-hub", run.root, REPO, "--what", "gguf", "--dry-run")
-    assert done.returncode == 2
-    assert "another adapter" in done.stderr
-    assert "--format gguf --overwrite" in done.stderr
+    for what in ("gguf", "all"):
+        done = orpo(hub, "push-to-hub", run.root, REPO, "--what", what, "--dry-run")
+        assert done.returncode == 2
+        assert "another adapter" in done.stderr
+        assert "--format gguf --overwrite" in done.stderr

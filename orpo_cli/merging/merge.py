@@ -229,9 +229,9 @@ def _existing_merge(output: Path, planned: MergeRecord, request: MergeRequest) -
         )
     if request.overwrite:
         return None
-    sizes = [parse_size(each.max_shard_size, "--max-shard-size") for each in (record, planned) if each.max_shard_size]
-    other_shards = request.max_shard_size is not None and len({*sizes}) > 1
-    if record.is_usable and record.same_origin(planned) and record.is_complete(output) and not other_shards:
+    is_same = record.same_origin(planned)
+    other_shards = is_same and request.max_shard_size is not None and _has_other_shards(record, request.max_shard_size)
+    if record.is_usable and is_same and record.is_complete(output) and not other_shards:
         return record
     found = f"another merge (dtype {record.dtype}, {record.created})"
     if record.adapter_sha256 != planned.adapter_sha256:
@@ -241,6 +241,16 @@ def _existing_merge(output: Path, planned: MergeRecord, request: MergeRequest) -
     if not record.is_usable:
         found = f"a merge that failed its verification ({record.created})"
     raise UsageError(f"{output} contains {found}.", remedy="Add --overwrite, or choose another -o.")
+
+
+def _has_other_shards(record: MergeRecord, max_shard_size: str) -> bool:
+    """Whether the weights are in files of another maximum size. Earlier versions did not record it."""
+    if record.max_shard_size is None:
+        return False
+    recorded, requested = (
+        parse_size(str(each), "--max-shard-size") for each in (record.max_shard_size, max_shard_size)
+    )
+    return recorded != requested
 
 
 def _load_tokenizer(target: MergeTarget) -> PreTrainedTokenizerBase:

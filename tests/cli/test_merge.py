@@ -70,6 +70,8 @@ def test_smaller_files_of_an_existing_merge_need_overwrite(run, run_merge):
     assert run_merge(run.root).returncode == 0
     done = run_merge(run.root, "--max-shard-size", "50KB")
     assert (done.returncode, "this merge in files of at most 5GB" in done.stderr) == (2, True)
+    both = run_merge(run.root, "--max-shard-size", "50KB", "--dtype", "float16")
+    assert (both.returncode, "another merge (dtype float32" in both.stderr) == (2, True)
     assert run_merge(run.root, "--max-shard-size", "50KB", "--overwrite").returncode == 0
     assert len(list(run.merged.glob("*.safetensors"))) > 1
     assert run_merge(run.root, "--max-shard-size", "0.05MB").returncode == 0
